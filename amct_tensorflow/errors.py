@@ -1,0 +1,39 @@
+"""The one family of exceptions: every error a user can cause is an `AmctError`.
+
+Each is also the built-in exception that the vendor's tool raises in its place, so that existing
+``except ValueError`` or ``except RuntimeError`` blocks go on working. A message is one sentence: the layer or
+field, what is wrong with it, and the remedy.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class AmctError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class AmctValueError(AmctError, ValueError):
+    """An argument, configuration field, record entry or model has a value that cannot be used."""
+
+
+class AmctTypeError(AmctError, TypeError):
+    """An argument or configuration field has the wrong type."""
+
+
+class AmctRuntimeError(AmctError, RuntimeError):
+    """A step cannot be done in the present state: not calibrated, not writable, no compiled ops."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Returns ``"; did you mean 'x'?"`` for the known name closest to `name`, or an empty string."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if not close:
+        # A forgotten or different scope is the common slip: compare the last components too.
+        tails = {candidate.rsplit("/", 1)[-1]: candidate for candidate in reversed(known)}
+        tail = difflib.get_close_matches(name.rsplit("/", 1)[-1], list(tails), n=1, cutoff=0.8)
+        close = [tails[tail[0]]] if tail else []
+    return f"; did you mean '{close[0]}'?" if close else ""

@@ -1,0 +1,10 @@
+"""The record file: the quantization factors of each layer, as protobuf text.
+
+Written by the calibration kernels or by the user, read by save_model and convert_model.
+"""
+
+from amct_tensorflow.record.checks import check_layer
+from amct_tensorflow.record.layer_record import LayerRecord
+from amct_tensorflow.record.text import read_record, write_record
+
+__all__ = ["LayerRecord", "check_layer", "read_record", "write_record"]

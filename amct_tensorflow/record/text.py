@@ -1,0 +1,144 @@
+"""Reading and writing the record file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from google.protobuf import text_format
+
+from amct_tensorflow.errors import AmctRuntimeError, AmctValueError
+from amct_tensorflow.files import read_file, write_file
+from amct_tensorflow.proto import record_message
+from amct_tensorflow.record.checks import check_values
+from amct_tensorflow.record.layer_record import LayerRecord
+
+
+def read_record(path: str | os.PathLike[str]) -> dict[str, LayerRecord]:
+    """Reads a record file, of convert_model's form or of quantize_model's.
+
+    A layer that was not calibrated has an empty record. Source: vendor documentation of the record file.
+
+    Args:
+        path: the record file, protobuf text format.
+
+    Returns:
+        The factors by layer name, in the order of the file.
+
+    Raises:
+        AmctRuntimeError: the file cannot be read or parsed, an entry is incomplete, or no layer has factors.
+        AmctValueError: a layer is there twice, a factor is out of range, or a feature is not supported yet.
+    """
+    source = f"record file {path}"
+    records: dict[str, LayerRecord] = {}
+    for layer, value in _entries(_parse(path), source):
+        if layer in records:
+            raise AmctValueError(f"layer {layer} appears twice in {source}; delete one of its entries")
+        records[layer] = _layer_record(value)
+        check_values(layer, records[layer], source=source)
+    if all(record.is_empty for record in records.values()):
+        raise AmctRuntimeError(
+            "record_file is empty, no layers to be quantized. please ensure calibration is finished by "
+            f"checking information! ({source} has factors for none of its {len(records)} layers: run the "
+            "outputs of the model that quantize_model made, batch_num times)"
+        )
+    return records
+
+
+def write_record(path: str | os.PathLike[str], records: Mapping[str, LayerRecord]) -> None:
+    """Writes a record file atomically, in the layout of the calibration kernels.
+
+    Floats have 10 significant digits, which is exact for float32.
+
+    Args:
+        path: the record file; parent directories are created, an existing file is replaced.
+        records: the factors by layer name.
+
+    Raises:
+        AmctRuntimeError: the path cannot be written, or factors that belong together differ in number.
+        AmctValueError: a factor is out of range, or a feature is not supported yet.
+    """
+    for layer, record in records.items():
+        check_values(layer, record, source=f"record file {path}")
+    text = "".join(_entry_text(layer, record) for layer, record in records.items())
+    write_file(path, text.encode(), kind="record file")
+
+
+def _parse(path: str | os.PathLike[str]) -> Any:
+    """Returns the file as an InnerScaleOffsetRecord."""
+    content = read_file(path, kind="record file", remedy="calibrate first with quantize_model, or correct record_file")
+    try:
+        return text_format.Parse(content.decode("utf-8-sig"), record_message()())
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        raise AmctRuntimeError(
+            f"the record_file{{{path}}} cannot be parsered, please ensure it matches with "
+            f"scale_offset_record.proto! (line:column and reason: {error})"
+        ) from error
+
+
+def _entries(message: Any, source: str) -> Iterator[tuple[str, Any]]:
+    """Yields layer name and value of each entry, refusing incomplete ones and those of other features."""
+    if message.prune_record:
+        raise AmctValueError(f"prune_record in {source} is not supported yet; delete it")
+    for number, entry in enumerate(message.record, start=1):
+        if not entry.key:
+            raise AmctRuntimeError(
+                f'Cannot find "key" in record file. (entry {number} of {source}: add the layer name)'
+            )
+        if not entry.HasField("value"):
+            raise AmctRuntimeError(
+                f"cannot find 'value' in {entry.key} in record_file. ({source}: add its factors or delete it)"
+            )
+        if ":" in entry.key:
+            raise AmctValueError(
+                f"the factors of a single tensor, {entry.key} in {source}, are not supported yet; delete them"
+            )
+        if entry.value.prune_producer or entry.value.prune_consumer:
+            raise AmctValueError(f"pruning of layer {entry.key} in {source} is not supported yet; delete it")
+        yield entry.key, entry.value
+
+
+def _layer_record(value: Any) -> LayerRecord:
+    """Returns an InnerSingleLayerRecord as a LayerRecord."""
+
+    def optional(field: str) -> Any:
+        return getattr(value, field) if value.HasField(field) else None
+
+    return LayerRecord(
+        scale_d=optional("scale_d"),
+        offset_d=optional("offset_d"),
+        scale_w=tuple(value.scale_w),
+        offset_w=tuple(value.offset_w),
+        shift_bit=tuple(value.shift_bit),
+        skip_fusion=value.skip_fusion,
+        cluster=tuple(value.cluster),
+        tensor_balance_factor=tuple(value.tensor_balance_factor),
+        dst_type=optional("dst_type"),
+        act_type=optional("act_type"),
+        wts_type=optional("wts_type"),
+    )
+
+
+def _entry_text(layer: str, record: LayerRecord) -> str:
+    """Returns one entry, laid out as the calibration kernels do."""
+    lines = [f"    {field}: {text}\n" for field, text in _field_texts(record)]
+    return f"record {{\n  key: {json.dumps(layer, ensure_ascii=False)}\n  value {{\n{''.join(lines)}  }}\n}}\n"
+
+
+def _field_texts(record: LayerRecord) -> Iterator[tuple[str, str]]:
+    """Yields the fields that are present, in the order of the .proto file; a repeated one once per value."""
+    if record.scale_d is not None:
+        yield "scale_d", f"{record.scale_d:.10g}"
+    if record.offset_d is not None:
+        yield "offset_d", str(record.offset_d)
+    yield from (("scale_w", f"{scale:.10g}") for scale in record.scale_w)
+    yield from (("offset_w", str(offset)) for offset in record.offset_w)
+    yield from (("shift_bit", str(shift)) for shift in record.shift_bit)
+    if record.skip_fusion:
+        yield "skip_fusion", "true"
+    for field in ("dst_type", "act_type", "wts_type"):
+        value = getattr(record, field)
+        if value is not None:
+            yield field, json.dumps(value)

@@ -1,0 +1,43 @@
+"""A small graph, and reading a config.json for it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from amct_tensorflow.config import LayerTraits, QuantConfig, read_config
+
+CONV = LayerTraits("Conv2D", has_weights=True, channel_wise=True, channel_wise_capable=True, fusable=True)
+LOGITS = LayerTraits("Conv2D", has_weights=True, channel_wise=False, channel_wise_capable=True, fusable=True)
+MATMUL = LayerTraits("MatMul", has_weights=True, channel_wise=False, channel_wise_capable=False, fusable=True)
+POOL = LayerTraits("AvgPool", has_weights=False, channel_wise=False, channel_wise_capable=False, fusable=False)
+LAYERS = {"net/conv": CONV, "net/pool": POOL, "net/fc": MATMUL, "net/logits": LOGITS}
+
+
+@pytest.fixture
+def layers() -> dict[str, LayerTraits]:
+    """The quantizable layers: one of each kind, `net/logits` feeding Softmax."""
+    return LAYERS
+
+
+@pytest.fixture
+def graph() -> dict:
+    """What else the functions want to know of the graph."""
+    return {
+        "all_ops": [*LAYERS, "net/relu", "net/dynamic"],
+        "reasons": {"net/dynamic": "its weights are not constant"},
+    }
+
+
+@pytest.fixture
+def read(tmp_path, graph):
+    """Reads a config.json with this content: a document, or text as it is."""
+
+    def read_content(content) -> QuantConfig:
+        path = tmp_path / "config.json"
+        text = content if isinstance(content, (str, bytes)) else json.dumps(content)
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return read_config(path, LAYERS, **graph)
+
+    return read_content

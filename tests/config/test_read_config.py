@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import pytest
+
+from amct_tensorflow.config import default_config, read_config
+from amct_tensorflow.errors import AmctRuntimeError, AmctTypeError, AmctValueError
+
+
+def test_what_is_left_out_takes_its_default(read, layers, graph):
+    expected = default_config(layers, **graph)
+    assert read({name: {} for name in layers}) == expected
+
+
+def test_layers_come_in_graph_order_and_missing_ones_stay_out(read):
+    assert list(read({"net/logits": {}, "net/conv": {}}).layers) == ["net/conv", "net/logits"]
+
+
+def test_global_values(read):
+    config = read(
+        {
+            "version": 1,
+            "batch_num": 16,
+            "activation_offset": False,
+            "joint_quant": False,
+            "shift_n": False,
+            "do_fusion": False,
+            "fakequant_precision_mode": "DEFAULT",
+            "skip_fusion_layers": ["net/fc", "net/conv"],
+            "tensor_quantize": [],
+            "net/conv": {"quant_enable": True},
+        }
+    )
+    assert (config.batch_num, config.activation_offset) == (16, False)
+    assert (config.shift_n, config.do_fusion) == (False, False)
+    assert config.skip_fusion_layers == ("net/fc", "net/conv")
+
+
+def test_layer_values(read):
+    entry = {
+        "quant_enable": True,
+        "activation_quant_params": {
+            "num_bits": 8,
+            "act_algo": "ifmr",
+            "max_percentile": 1,
+            "min_percentile": 0.9,
+            "search_range": [1, 2],
+            "search_step": 1,
+            "asymmetric": False,
+        },
+        "weight_quant_params": {"num_bits": 8, "wts_algo": "arq_quantize", "channel_wise": False},
+    }
+    layer = read({"net/conv": entry}).layers["net/conv"]
+    assert layer.activation.max_percentile == 1.0
+    assert layer.activation.min_percentile == 0.9
+    assert layer.activation.search_range == (1.0, 2.0)
+    assert layer.activation.search_step == 1.0
+    assert layer.activation.asymmetric is False
+    assert layer.weights.channel_wise is False
+    assert isinstance(layer.activation.max_percentile, float)
+
+
+@pytest.mark.parametrize("offset", [True, False])
+@pytest.mark.parametrize("own", [None, True, False])
+def test_asymmetric_of_a_layer_wins(read, offset, own):
+    params = {} if own is None else {"asymmetric": own}
+    config = read({"activation_offset": offset, "net/conv": {"activation_quant_params": params}})
+    assert config.layers["net/conv"].activation.asymmetric is (offset if own is None else own)
+
+
+def test_disabled_layers_are_kept(read):
+    config = read({"net/conv": {"quant_enable": False}, "net/fc": {}})
+    assert {name: layer.quant_enable for name, layer in config.layers.items()} == {
+        "net/conv": False,
+        "net/fc": True,
+    }
+
+
+def test_weight_parameters_of_average_pooling_are_ignored(read):
+    config = read({"net/pool": {"weight_quant_params": {"num_bits": 8, "channel_wise": False}}, "net/conv": {}})
+    assert config.layers["net/pool"].weights is None
+
+
+def test_a_layer_that_feeds_softmax_may_be_set_channel_wise(read):
+    assert read({"net/logits": {}}).layers["net/logits"].weights.channel_wise is False
+    forced = {"net/logits": {"weight_quant_params": {"channel_wise": True}}}
+    assert read(forced).layers["net/logits"].weights.channel_wise is True
+
+
+def test_a_layer_that_cannot_be_quantized_may_skip_fusion(read):
+    config = read({"skip_fusion_layers": ["net/dynamic"], "net/conv": {}})
+    assert config.skip_fusion_layers == ("net/dynamic",)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"search_range": [0.8, 1.0], "search_step": 0.2},
+        {"max_percentile": 0.5000001},
+        {"search_range": [1e-30, 1e30]},
+    ],
+    ids=["step_as_wide_as_range", "low_percentile", "wide_range"],
+)
+def test_accepts_limits(read, params):
+    read({"net/conv": {"activation_quant_params": params}})
+
+
+def test_missing_file(tmp_path, layers, graph):
+    with pytest.raises(AmctRuntimeError, match=r"config file .*none\.json cannot be read .*create_quant_config"):
+        read_config(tmp_path / "none.json", layers, **graph)
+
+
+def test_directory(tmp_path, layers, graph):
+    with pytest.raises(AmctRuntimeError, match=r"cannot be read .*directory"):
+        read_config(tmp_path, layers, **graph)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "line 1 column 1"),
+        ('{\n  "version": 1,\n}', "line [23] column"),
+        ('{"version": 1', "line 1 column"),
+        ("{'version': 1}", "line 1 column 2"),
+        (b"\xff\xfe\x00", "codec can't decode"),
+        ('{"version": ' + "1" * 5000 + "}", "digits"),
+        ("[" * 100_000, "recursion"),
+    ],
+    ids=[
+        "empty",
+        "trailing_comma",
+        "truncated",
+        "single_quotes",
+        "binary",
+        "endless_number",
+        "endless_nesting",
+    ],
+)
+def test_not_json(read, text, message):
+    with pytest.raises(AmctValueError, match=rf"config file .*config\.json is not valid JSON, .*{message}"):
+        read(text)
+
+
+@pytest.mark.parametrize("text", ["[]", "1", "null", '"x"'])
+def test_not_an_object(read, text):
+    with pytest.raises(AmctTypeError, match=r"config file .*config\.json should hold one JSON object"):
+        read(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            '{"batch_num": 1, "batch_num": 2, "net/conv": {}}',
+            r"in config file .*json, repeated items are batch_num",
+        ),
+        ('{"net/conv": {}, "net/conv": {}}', r"in config file .*json, repeated items are net/conv"),
+        (
+            '{"net/conv": {"quant_enable": true, "quant_enable": false}}',
+            "in layer net/conv of config file .*repeated items are quant_enable",
+        ),
+        (
+            '{"net/conv": {"weight_quant_params": {"num_bits": 8, "num_bits": 8}}}',
+            "in weight_quant_params of layer net/conv of config file .*repeated items are num_bits",
+        ),
+        (
+            '{"skip_fusion_layers": ["net/fc", "net/conv", "net/fc"], "net/conv": {}}',
+            "in skip_fusion_layers of config file .*repeated items are net/fc",
+        ),
+    ],
+    ids=["global", "layer", "layer_key", "parameter", "skip_fusion_layers"],
+)
+def test_repeated(read, text, message):
+    with pytest.raises(AmctValueError, match=f"Please delete repeated items {message}"):
+        read(text)
+
+
+@pytest.mark.parametrize("document", [{}, {"net/conv": {"quant_enable": False}}], ids=["no_layer", "disabled"])
+def test_nothing_enabled(read, document):
+    message = r"No quant enable layer in quant config file, please check the quant config file\..*config\.json"
+    with pytest.raises(AmctRuntimeError, match=message):
+        read(document)

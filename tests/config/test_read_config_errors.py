@@ -1,0 +1,294 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from amct_tensorflow.errors import AmctTypeError, AmctValueError
+
+
+def conv(**entry):
+    return {"net/conv": entry}
+
+
+def activation(**params):
+    return conv(activation_quant_params=params)
+
+
+def weight(layer="net/conv", **params):
+    return {layer: {"weight_quant_params": params}}
+
+
+def tensor(**item):
+    return {"tensor_quantize": [{"layer_name": "net/relu", "input_index": 0, **item}]}
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        (
+            {"batch_nun": 1, **conv()},
+            "batch_nun is an invalid layer name or parameter .*did you mean 'batch_num'",
+        ),
+        ({"conv": {}}, r"conv is an invalid layer name .*config\.json; did you mean 'net/conv'"),
+        (
+            {"qqq": {}},
+            r"qqq is an invalid layer name or parameter of config file .*config\.json; correct or remove",
+        ),
+        ({"weight_offset": False, **conv()}, "weight_offset is an invalid layer name or parameter"),
+        (
+            {"net/dynamic": {}},
+            "Layer net/dynamic does not support quantization, its weights .* constant; remove .* config file",
+        ),
+        (
+            {"net/relu": {}},
+            "Layer net/relu does not support quantization, operations of its type",
+        ),
+        (
+            conv(quant_enabel=True),
+            "Unknown parameter quant_enabel in layer net/conv of config file .*did you mean 'quant_enable'",
+        ),
+        (
+            activation(xyz=1),
+            "Unknown parameter xyz in activation_quant_params of layer net/conv .*ones are num_bits, act",
+        ),
+        (weight(channelwise=True), "Unknown parameter channelwise in weight_quant_params .*'channel_wise'"),
+        (tensor(index=0), r"Unknown parameter index in tensor_quantize\[0\] of config file"),
+        (
+            tensor(activation_quant_params={"xyz": 1}),
+            r"Unknown parameter xyz in activation_quant_params of tensor_quantize\[0\]",
+        ),
+    ],
+    ids=[
+        "global",
+        "layer",
+        "no_suggestion",
+        "weight_offset",
+        "not_quantizable",
+        "other_type",
+        "layer_key",
+        "activation",
+        "weight",
+        "tensor",
+        "tensor_activation",
+    ],
+)
+def test_unknown(read, document, message):
+    with pytest.raises(AmctValueError, match=message):
+        read(document)
+
+
+@pytest.mark.parametrize(
+    ("document", "field"),
+    [
+        *[({"version": bad}, "version") for bad in (True, 1.0, "1", None)],
+        *[({"batch_num": bad}, "batch_num") for bad in (True, 2.0, "2", [1], float("nan"))],
+        *[
+            ({field: bad}, field)
+            for field in ("activation_offset", "joint_quant", "shift_n", "do_fusion")
+            for bad in (1, "true", None)
+        ],
+        ({"fakequant_precision_mode": 1}, "fakequant_precision_mode"),
+        *[({"skip_fusion_layers": bad}, "skip_fusion_layers") for bad in ("net/conv", [1], {})],
+        *[({"tensor_quantize": bad}, "tensor_quantize") for bad in ({}, [1], "x")],
+        ({"net/conv": []}, "net/conv"),
+        ({"net/conv": None}, "net/conv"),
+        (conv(quant_enable=1), "quant_enable"),
+        (conv(dmq_balancer_param="0.5"), "dmq_balancer_param"),
+        (conv(activation_quant_params=[]), "activation_quant_params"),
+        (conv(weight_quant_params=None), "weight_quant_params"),
+        (activation(num_bits=8.0), "num_bits"),
+        (activation(act_algo=1), "act_algo"),
+        (activation(max_percentile=True), "max_percentile"),
+        (activation(max_percentile="1"), "max_percentile"),
+        (activation(min_percentile=[1]), "min_percentile"),
+        (activation(search_range=1.0), "search_range"),
+        (activation(search_range=[0.5, True]), "search_range"),
+        (activation(search_range=["0.7", "1.3"]), "search_range"),
+        (activation(search_step=None), "search_step"),
+        (activation(num_of_bins=1024.0), "num_of_bins"),
+        (activation(asymmetric=0), "asymmetric"),
+        (weight(num_bits="8"), "num_bits"),
+        (weight(wts_algo=None), "wts_algo"),
+        (weight(channel_wise=1), "channel_wise"),
+        (weight(wts_algo="nuq_quantize", num_steps=16.0), "num_steps"),
+        (weight(wts_algo="nuq_quantize", num_of_iteration=True), "num_of_iteration"),
+        (tensor(layer_name=1), "layer_name"),
+        (tensor(input_index=True), "input_index"),
+        (tensor(activation_quant_params=1), "activation_quant_params"),
+    ],
+    ids=lambda case: json.dumps(case) if isinstance(case, dict) else "",
+)
+def test_wrong_type(read, document, field):
+    with pytest.raises(AmctTypeError, match=rf"Type of {field} should be .*, but is .* in .*config\.json"):
+        read({**conv(), **document})
+
+
+@pytest.mark.parametrize(
+    ("document", "field"),
+    [
+        ({"version": 2}, "version"),
+        ({"batch_num": 0}, "batch_num"),
+        ({"batch_num": -3}, "batch_num"),
+        ({"batch_num": 2**31}, "batch_num"),
+        ({"fakequant_precision_mode": "fp16"}, "fakequant_precision_mode"),
+        *[(conv(dmq_balancer_param=bad), "dmq_balancer_param") for bad in (0.19, 0.81, 1, float("nan"))],
+        *[(activation(num_bits=bad), "num_bits") for bad in (0, 2, 7)],
+        (activation(act_algo="kl"), "act_algo"),
+        *[
+            (activation(**{field: bad}), field)
+            for field in ("max_percentile", "min_percentile")
+            for bad in (0.5, 1.0000001, -1, float("nan"), float("inf"))
+        ],
+        *[
+            (activation(search_range=bad), "search_range")
+            for bad in (
+                [],
+                [0.7],
+                [0.7, 1.0, 1.3],
+                [0, 1],
+                [-1, 1],
+                [1.3, 0.7],
+                [1, 1],
+                [1, float("inf")],
+                [float("nan"), 1],
+                [1, 10**400],
+            )
+        ],
+        *[(activation(search_step=bad), "search_step") for bad in (0, -0.01, float("nan"), float("inf"))],
+        (activation(search_step=0.61), "search_step"),
+        (activation(search_range=[0.99, 0.995]), "search_step"),
+        (activation(num_of_bins=1000), "num_of_bins"),
+        *[(weight(num_bits=bad), "num_bits") for bad in (5, 16)],
+        (weight(wts_algo="ada_quantize"), "wts_algo"),
+        (weight(wts_algo="nuq_quantize", num_steps=8), "num_steps"),
+        *[(weight(wts_algo="nuq_quantize", num_of_iteration=bad), "num_of_iteration") for bad in (-1, 6)],
+        (tensor(input_index=-1), "input_index"),
+        (tensor(activation_quant_params={"num_of_bins": 1}), "num_of_bins"),
+    ],
+    ids=lambda case: json.dumps(case)[:80] if isinstance(case, dict) else "",
+)
+def test_out_of_range(read, document, field):
+    with pytest.raises(AmctValueError, match=rf"The {field} must be .*, but is .* in .*config\.json"):
+        read({**conv(), **document})
+
+
+def test_where_is_said_from_the_inside_out(read):
+    with pytest.raises(AmctValueError, match="in activation_quant_params of layer net/conv of config file "):
+        read(activation(max_percentile=2))
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        (
+            {"num_of_bins": 4096, "search_step": 0.01},
+            "search_step and num_of_bins can not appear at same time",
+        ),
+        (
+            {"act_algo": "hfmg", "max_percentile": 1},
+            "max_percentile and act_algo hfmg can not appear at same time",
+        ),
+        (
+            {"act_algo": "ifmr", "num_of_bins": 4096},
+            "act_algo ifmr and num_of_bins can not appear at same time",
+        ),
+    ],
+    ids=["parameters", "hfmg", "ifmr"],
+)
+def test_parameters_of_two_activation_algorithms(read, params, message):
+    with pytest.raises(AmctValueError, match=f"{message}, .* in activation_quant_params of layer net/conv of config"):
+        read(activation(**params))
+
+
+@pytest.mark.parametrize("key", ["num_steps", "num_of_iteration"])
+@pytest.mark.parametrize("algorithm", [{}, {"wts_algo": "arq_quantize"}], ids=["default", "explicit"])
+def test_parameters_of_two_weight_algorithms(read, key, algorithm):
+    value = {"num_steps": 16, "num_of_iteration": 1}[key]
+    message = f"remove {key}, .* not valid for wts_algo arq_quantize, in weight_quant_params of layer net/conv"
+    with pytest.raises(AmctValueError, match=message):
+        read(weight(**algorithm, **{key: value}))
+
+
+@pytest.mark.parametrize(("layer", "op_type"), [("net/fc", "MatMul"), ("net/pool", "AvgPool")])
+def test_channel_wise_for_a_type_that_cannot(read, layer, op_type):
+    message = f"channel_wise must be False for layer type {op_type} in weight_quant_params of layer {layer} "
+    with pytest.raises(AmctValueError, match=message):
+        read(weight(layer, channel_wise=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "conv",
+            "Layer conv does not exist in the graph, .* skip_fusion_layers of .*did you mean 'net/conv'",
+        ),
+        (
+            "net/pool",
+            "Layer net/pool does not support fusion, AvgPool takes no .*; remove .* skip_fusion_layers",
+        ),
+        ("net/relu", "Layer net/relu does not support fusion, .* skip_fusion_layers of config file"),
+    ],
+    ids=["unknown", "pool", "relu"],
+)
+def test_skip_fusion_layers(read, name, message):
+    with pytest.raises(AmctValueError, match=message):
+        read({"skip_fusion_layers": [name], **conv()})
+
+
+@pytest.mark.parametrize("key", ["layer_name", "input_index"])
+def test_incomplete_tensor(read, key):
+    document = tensor()
+    del document["tensor_quantize"][0][key]
+    with pytest.raises(AmctValueError, match=rf"{key} is missing in tensor_quantize\[0\] of config file"):
+        read({**document, **conv()})
+
+
+def test_tensor_of_an_unknown_layer(read):
+    with pytest.raises(
+        AmctValueError, match=r"Layer pool does not exist .* tensor_quantize\[0\] .*did you mean 'net/pool'"
+    ):
+        read(tensor(layer_name="pool"))
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ({"joint_quant": True}, "joint_quant True in config file .*; set it to false"),
+        (
+            {"fakequant_precision_mode": "FORCE_FP16_QUANT"},
+            'fakequant_precision_mode .* in config file .*; set it to "DEFAULT"',
+        ),
+        (tensor(), r"tensor_quantize .* in config file .*; set it to \[\]"),
+        (conv(dmq_balancer_param=0.5), "dmq_balancer_param 0.5 in layer net/conv of .*; remove it"),
+        (activation(num_bits=16), "num_bits 16 in activation_quant_params of layer net/conv .*; set it to 8"),
+        (activation(act_algo="hfmg"), 'act_algo .*hfmg.* of layer net/conv .*; set it to "ifmr"'),
+        (activation(num_of_bins=8192), "num_of_bins 8192 .* of layer net/conv .*; remove it"),
+        (weight(num_bits=4), "num_bits 4 in weight_quant_params of layer net/conv .*; set it to 8"),
+        (
+            weight(wts_algo="nuq_quantize", num_steps=32, num_of_iteration=0),
+            'wts_algo .*nuq_quantize.* of layer net/conv .*; set it to "arq_quantize"',
+        ),
+    ],
+    ids=[
+        "joint_quant",
+        "fp16",
+        "tensor",
+        "dmq",
+        "activation_bits",
+        "hfmg",
+        "hfmg_bins",
+        "weight_bits",
+        "nuq",
+    ],
+)
+def test_not_supported_yet(read, document, message):
+    with pytest.raises(AmctValueError, match="is not supported yet") as caught:
+        read({**conv(), **document})
+    assert caught.match(message.replace("; ", " is not supported yet; "))
+
+
+def test_illegal_values_are_told_before_unsupported_ones(read):
+    with pytest.raises(AmctValueError, match="max_percentile must be"):
+        read({"joint_quant": True, **activation(max_percentile=2)})

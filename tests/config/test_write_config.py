@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from amct_tensorflow.config import LayerTraits, default_config, read_config, write_config
+from amct_tensorflow.errors import AmctRuntimeError
+
+CONV = LayerTraits("Conv2D", has_weights=True, channel_wise=True, channel_wise_capable=True, fusable=True)
+POOL = LayerTraits("AvgPool", has_weights=False, channel_wise=False, channel_wise_capable=False, fusable=False)
+LAYERS = {"net/conv": CONV, "a_pool": POOL}
+GRAPH = {"all_ops": list(LAYERS), "reasons": {}}
+
+# Layout and order of the keys are those of the vendor's config.json; shift_n is our own.
+GOLDEN = """\
+{
+    "version":1,
+    "batch_num":2,
+    "activation_offset":true,
+    "joint_quant":false,
+    "shift_n":true,
+    "do_fusion":true,
+    "skip_fusion_layers":[],
+    "net/conv":{
+        "quant_enable":true,
+        "activation_quant_params":{
+            "num_bits":8,
+            "act_algo":"ifmr",
+            "max_percentile":0.999999,
+            "min_percentile":0.999999,
+            "search_range":[
+                0.7,
+                1.3
+            ],
+            "search_step":0.01
+        },
+        "weight_quant_params":{
+            "num_bits":8,
+            "wts_algo":"arq_quantize",
+            "channel_wise":true
+        }
+    },
+    "a_pool":{
+        "quant_enable":true,
+        "activation_quant_params":{
+            "num_bits":8,
+            "act_algo":"ifmr",
+            "max_percentile":0.999999,
+            "min_percentile":0.999999,
+            "search_range":[
+                0.7,
+                1.3
+            ],
+            "search_step":0.01
+        }
+    }
+}"""
+
+
+def test_golden(tmp_path):
+    write_config(tmp_path / "config.json", default_config(LAYERS, **GRAPH, batch_num=2))
+    assert (tmp_path / "config.json").read_bytes() == GOLDEN.encode()
+
+
+def changed_config():
+    config = default_config(LAYERS, **GRAPH, batch_num=3, activation_offset=False)
+    conv = config.layers["net/conv"]
+    conv = replace(
+        conv,
+        activation=replace(conv.activation, search_range=(0.8, 1.2), asymmetric=True),
+        weights=replace(conv.weights, channel_wise=False),
+    )
+    layers = {"net/conv": conv, "a_pool": replace(config.layers["a_pool"], quant_enable=False)}
+    return replace(config, shift_n=False, do_fusion=False, skip_fusion_layers=("net/conv",), layers=layers)
+
+
+def test_what_was_written_is_read_again(tmp_path):
+    path = tmp_path / "config.json"
+    write_config(path, changed_config())
+    assert read_config(path, LAYERS, **GRAPH) == changed_config()
+
+
+def test_asymmetric_is_written_where_it_differs(tmp_path):
+    write_config(tmp_path / "config.json", changed_config())
+    assert (tmp_path / "config.json").read_text().count('"asymmetric":true') == 1
+
+
+def test_layer_names_are_utf8(tmp_path):
+    path = tmp_path / "config.json"
+    layers = {"层/conv": CONV}
+    write_config(path, default_config(layers, all_ops=list(layers), reasons={}))
+    assert "层/conv".encode() in path.read_bytes()
+    assert list(read_config(path, layers, all_ops=list(layers), reasons={}).layers) == ["层/conv"]
+
+
+def test_parent_directories_are_created_and_nothing_else_is_left(tmp_path):
+    path = tmp_path / "new" / "deeper" / "config.json"
+    for batch_num in (1, 2):
+        write_config(path, default_config(LAYERS, **GRAPH, batch_num=batch_num))
+    assert '"batch_num":2' in path.read_text()
+    assert [entry.name for entry in path.parent.iterdir()] == ["config.json"]
+
+
+def test_a_relative_path_without_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_config("config.json", default_config(LAYERS, **GRAPH))
+    assert (tmp_path / "config.json").is_file()
+
+
+def test_a_symbolic_link_is_followed(tmp_path):
+    (tmp_path / "link.json").symlink_to(tmp_path / "real.json")
+    write_config(tmp_path / "link.json", default_config(LAYERS, **GRAPH))
+    assert (tmp_path / "link.json").is_symlink()
+    assert (tmp_path / "real.json").is_file()
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "config.json"
+    path.write_text("old")
+
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full_disk)
+    with pytest.raises(AmctRuntimeError, match=r"config\.json cannot be written \(No space left on device\)"):
+        write_config(path, default_config(LAYERS, **GRAPH))
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize("name", ["", "file/config.json"], ids=["a_directory", "below_a_file"])
+def test_unwritable_path(tmp_path, name):
+    (tmp_path / "file").write_text("")
+    path = tmp_path / name
+    with pytest.raises(AmctRuntimeError) as caught:
+        write_config(path, default_config(LAYERS, **GRAPH))
+    assert str(caught.value).startswith(f"config file {path} cannot be written")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]

@@ -1,0 +1,86 @@
+// The few functions that Python calls without TensorFlow, through ctypes.
+//
+// Strings are UTF-8 and borrowed for the call. A function that can fail returns an error message, valid until
+// the next call on the same thread, or null.
+
+#include <cstdint>
+#include <cstring>
+#include <string>
+
+#include "../numerics/arq.h"
+#include "record_book.h"
+
+namespace {
+
+const char* ErrorOrNull(std::string message) {
+    thread_local std::string kept;
+    kept = std::move(message);
+    return kept.empty() ? nullptr : kept.c_str();
+}
+
+}  // namespace
+
+extern "C" {
+
+void AmctSetLogSink(amct::LogSink sink) { amct::SetLogSink(sink); }
+
+int64_t AmctOpenRecordBook(const char* path, int64_t batch_num) {
+    return amct::OpenRecordBook(path, batch_num);
+}
+
+void AmctCloseRecordBook(const char* path) { amct::CloseRecordBook(path); }
+
+// scale_w may be null with scale_count 0: the weights are calibrated by an op, or there are none.
+void AmctAddLayer(const char* path, const char* layer, const float* scale_w, int64_t scale_count,
+                  int wants_weights, int wants_shift, int skip_fusion) {
+    const auto book = amct::FindRecordBook(path);
+    if (book == nullptr) {
+        return;
+    }
+    amct::LayerEntry entry;
+    entry.name = layer;
+    entry.scale_w.assign(scale_w, scale_w + scale_count);
+    entry.wants_weights = wants_weights != 0;
+    entry.wants_shift = wants_shift != 0;
+    entry.skip_fusion = skip_fusion != 0;
+    book->AddLayer(std::move(entry));
+}
+
+const char* AmctWriteRecord(const char* path) {
+    const auto book = amct::FindRecordBook(path);
+    return ErrorOrNull(book == nullptr ? "no calibration is open for " + std::string(path) : book->Write());
+}
+
+// Nothing to do, and no error, when no calibration of this path is open.
+const char* AmctFlushRecord(const char* path) {
+    const auto book = amct::FindRecordBook(path);
+    return ErrorOrNull(book == nullptr ? "" : book->Flush());
+}
+
+int64_t AmctBatchesWanted(const char* path) {
+    const auto book = amct::FindRecordBook(path);
+    return book == nullptr ? -1 : book->batch_num();
+}
+
+int64_t AmctBatchesSeen(const char* path, const char* layer) {
+    const auto book = amct::FindRecordBook(path);
+    return book == nullptr ? -1 : book->BatchesSeen(layer);
+}
+
+// Returns an amct::ScaleStatus.
+int AmctArqScales(const float* weights, int64_t outer, int64_t channels, int64_t inner, int num_bits,
+                  float* scales) {
+    return static_cast<int>(amct::ArqScales(weights, {outer, channels, inner}, num_bits, scales));
+}
+
+void AmctFakeQuantizeWeights(const float* weights, int64_t outer, int64_t channels, int64_t inner,
+                             const float* scales, int num_bits, float* output) {
+    amct::FakeQuantizeWeights(weights, {outer, channels, inner}, scales, num_bits, output);
+}
+
+void AmctQuantizeWeights(const float* weights, int64_t outer, int64_t channels, int64_t inner,
+                         const float* scales, int num_bits, int8_t* output) {
+    amct::QuantizeWeightsToInt8(weights, {outer, channels, inner}, scales, num_bits, output);
+}
+
+}  // extern "C"

@@ -1,0 +1,268 @@
+#include "record_book.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+
+namespace amct {
+
+namespace {
+
+constexpr std::chrono::milliseconds kWriteInterval(200);
+
+std::atomic<LogSink> log_sink{nullptr};
+
+struct Books {
+    std::mutex mutex;
+    std::map<std::string, std::shared_ptr<RecordBook>> by_path;
+    int64_t generations = 0;
+};
+
+Books& AllBooks() {
+    static Books* books = new Books;  // never destroyed: ops may run while the process ends
+    return *books;
+}
+
+void AppendFloat(const char* field, float value, std::string* text) {
+    char line[64];
+    std::snprintf(line, sizeof(line), "    %s: %.10g\n", field, static_cast<double>(value));
+    *text += line;
+}
+
+void AppendInteger(const char* field, int64_t value, std::string* text) {
+    *text += std::string("    ") + field + ": " + std::to_string(value) + "\n";
+}
+
+std::string Escaped(const std::string& name) {
+    std::string escaped;
+    for (const char c : name) {
+        if (c == '"' || c == '\\') {
+            escaped += '\\';
+        }
+        escaped += c;
+    }
+    return escaped;
+}
+
+std::string ToText(const LayerEntry& entry) {
+    std::string text = "record {\n  key: \"" + Escaped(entry.name) + "\"\n  value {\n";
+    for (const float scale : entry.scale_d) {
+        AppendFloat("scale_d", scale, &text);
+    }
+    for (const int32_t offset : entry.offset_d) {
+        AppendInteger("offset_d", offset, &text);
+    }
+    for (const float scale : entry.scale_w) {
+        AppendFloat("scale_w", scale, &text);
+    }
+    for (size_t i = 0; i < entry.scale_w.size(); ++i) {
+        AppendInteger("offset_w", 0, &text);
+    }
+    for (const uint32_t shift : entry.shift_bit) {
+        AppendInteger("shift_bit", shift, &text);
+    }
+    if (entry.skip_fusion) {
+        text += "    skip_fusion: true\n";
+    }
+    return text + "  }\n}\n";
+}
+
+// Writes to a temporary file beside the path and renames it. Returns an error message or nothing.
+std::string ReplaceFile(const std::string& path, const std::string& text) {
+    const std::string temporary = path + ".tmp" + std::to_string(getpid());
+    std::FILE* file = std::fopen(temporary.c_str(), "wb");
+    bool written = file != nullptr;
+    if (written) {
+        written = std::fwrite(text.data(), 1, text.size(), file) == text.size();
+        written = std::fclose(file) == 0 && written;
+        written = written && std::rename(temporary.c_str(), path.c_str()) == 0;
+    }
+    if (written) {
+        return "";
+    }
+    const std::string reason = std::strerror(errno);
+    std::remove(temporary.c_str());
+    return "record_file " + path + " cannot be written (" + reason +
+           "); pass quantize_model a path in a folder that is writable";
+}
+
+}  // namespace
+
+void SetLogSink(LogSink sink) { log_sink = sink; }
+
+void Log(LogLevel level, const std::string& message) {
+    const LogSink sink = log_sink;
+    if (sink != nullptr) {
+        sink(static_cast<int>(level), message.c_str());
+    }
+}
+
+void RecordBook::AddLayer(LayerEntry entry) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    index_[entry.name] = entries_.size();
+    entries_.push_back(std::move(entry));
+}
+
+std::shared_ptr<ActivationState> RecordBook::Activation(const std::string& layer) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    std::shared_ptr<ActivationState>& state = activations_[layer];
+    if (state == nullptr) {
+        state = std::make_shared<ActivationState>();
+    }
+    return state;
+}
+
+std::shared_ptr<ShiftState> RecordBook::Shift(const std::string& layer) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    std::shared_ptr<ShiftState>& state = shifts_[layer];
+    if (state == nullptr) {
+        state = std::make_shared<ShiftState>();
+    }
+    return state;
+}
+
+LayerEntry* RecordBook::Find(const std::string& layer) {
+    const auto found = index_.find(layer);
+    return found == index_.end() ? nullptr : &entries_[found->second];
+}
+
+void RecordBook::CountActivationBatch(const std::vector<std::string>& layers) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (const std::string& layer : layers) {
+        if (LayerEntry* entry = Find(layer)) {
+            ++entry->activation_batches;
+        }
+    }
+}
+
+void RecordBook::CountShiftBatch(const std::string& layer) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (LayerEntry* entry = Find(layer)) {
+        ++entry->shift_batches;
+    }
+}
+
+std::string RecordBook::SetActivation(const std::vector<std::string>& layers, float scale, int32_t offset) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (const std::string& layer : layers) {
+        if (LayerEntry* entry = Find(layer)) {
+            entry->scale_d = {scale};
+            entry->offset_d = {offset};
+        }
+    }
+    return WriteIfDue();
+}
+
+std::string RecordBook::SetWeights(const std::vector<std::string>& layers, const std::vector<float>& scales) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    bool changed = false;
+    for (const std::string& layer : layers) {
+        LayerEntry* entry = Find(layer);
+        if (entry != nullptr && entry->scale_w.empty()) {
+            entry->scale_w = scales;
+            changed = true;
+        }
+    }
+    return changed ? WriteIfDue() : "";
+}
+
+std::string RecordBook::SetShift(const std::string& layer, const std::vector<uint32_t>& shift) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (LayerEntry* entry = Find(layer)) {
+        entry->shift_bit = shift;
+    }
+    return WriteIfDue();
+}
+
+std::string RecordBook::Write() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return WriteLocked();
+}
+
+std::string RecordBook::Flush() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return has_unwritten_ ? WriteLocked() : "";
+}
+
+std::string RecordBook::WriteIfDue() {
+    has_unwritten_ = true;
+    const bool complete = std::all_of(entries_.begin(), entries_.end(),
+                                      [](const LayerEntry& entry) { return entry.IsComplete(); });
+    if (complete) {
+        WarnOfIdenticalBatches();
+    } else if (std::chrono::steady_clock::now() - last_write_ < kWriteInterval) {
+        return "";
+    }
+    return WriteLocked();
+}
+
+std::string RecordBook::WriteLocked() {
+    std::string text;
+    for (const LayerEntry& entry : entries_) {
+        text += ToText(entry);
+    }
+    last_write_ = std::chrono::steady_clock::now();
+    const std::string error = ReplaceFile(path_, text);
+    has_unwritten_ = !error.empty();
+    return error;
+}
+
+void RecordBook::WarnOfIdenticalBatches() {
+    int64_t batches = 0;
+    for (const auto& [layer, state] : activations_) {
+        if (state->always_zero()) {
+            continue;
+        }
+        if (!state->batches_identical()) {
+            return;
+        }
+        batches = state->batches();
+    }
+    if (batches > 1) {
+        Log(LogLevel::kWarning, "the " + std::to_string(batches) + " calibration batches of " + path_ +
+                                    " were all identical: feed different data in each run, or set "
+                                    "batch_num to 1");
+    }
+}
+
+int64_t RecordBook::BatchesSeen(const std::string& layer) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const LayerEntry* entry = Find(layer);
+    if (entry == nullptr) {
+        return -1;
+    }
+    return entry->wants_shift ? std::min(entry->activation_batches, entry->shift_batches)
+                              : entry->activation_batches;
+}
+
+int64_t OpenRecordBook(const std::string& path, int64_t batch_num) {
+    Books& books = AllBooks();
+    const std::lock_guard<std::mutex> lock(books.mutex);
+    const int64_t generation = ++books.generations;
+    books.by_path[path] = std::make_shared<RecordBook>(path, batch_num, generation);
+    return generation;
+}
+
+void CloseRecordBook(const std::string& path) {
+    Books& books = AllBooks();
+    const std::lock_guard<std::mutex> lock(books.mutex);
+    books.by_path.erase(path);
+}
+
+std::shared_ptr<RecordBook> FindRecordBook(const std::string& path) {
+    Books& books = AllBooks();
+    const std::lock_guard<std::mutex> lock(books.mutex);
+    const auto found = books.by_path.find(path);
+    return found == books.by_path.end() ? nullptr : found->second;
+}
+
+std::shared_ptr<RecordBook> FindRecordBook(const std::string& path, int64_t generation) {
+    const std::shared_ptr<RecordBook> book = FindRecordBook(path);
+    return book != nullptr && book->generation() == generation ? book : nullptr;
+}
+
+}  // namespace amct

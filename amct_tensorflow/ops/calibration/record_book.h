@@ -1,0 +1,109 @@
+// The calibration in progress: which layers wait for how many batches, and the record file they fill.
+//
+// Progress belongs to (record file, layer) in the process, not to a session. A book is opened by
+// quantize_model, filled by the calibration ops, and written as a whole to a temporary file that is then
+// renamed: a reader, or a killed run, sees the old file or the new one. No TensorFlow here.
+
+#ifndef AMCT_TENSORFLOW_OPS_CALIBRATION_RECORD_BOOK_H_
+#define AMCT_TENSORFLOW_OPS_CALIBRATION_RECORD_BOOK_H_
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "activation_state.h"
+#include "shift_state.h"
+
+namespace amct {
+
+enum class LogLevel { kDebug = 0, kInfo = 1, kWarning = 2, kError = 3 };
+using LogSink = void (*)(int level, const char* message);
+
+// Where messages go: nowhere until the Python side sets a sink.
+void SetLogSink(LogSink sink);
+void Log(LogLevel level, const std::string& message);
+
+// One `record` of the file. Absent factors are empty vectors.
+struct LayerEntry {
+    std::string name;
+    std::vector<float> scale_w;
+    std::vector<float> scale_d;
+    std::vector<int32_t> offset_d;
+    std::vector<uint32_t> shift_bit;
+    bool skip_fusion = false;
+    bool wants_weights = false;
+    bool wants_shift = false;
+    int64_t activation_batches = 0;
+    int64_t shift_batches = 0;
+
+    bool IsComplete() const {
+        return !scale_d.empty() && (!wants_weights || !scale_w.empty()) &&
+               (!wants_shift || !shift_bit.empty());
+    }
+};
+
+class RecordBook {
+ public:
+    RecordBook(std::string path, int64_t batch_num, int64_t generation)
+        : path_(std::move(path)), batch_num_(batch_num), generation_(generation) {}
+
+    int64_t batch_num() const { return batch_num_; }
+    int64_t generation() const { return generation_; }
+
+    void AddLayer(LayerEntry entry);
+
+    // The states that the ops of these layers share across sessions; made on first use.
+    std::shared_ptr<ActivationState> Activation(const std::string& layer);
+    std::shared_ptr<ShiftState> Shift(const std::string& layer);
+
+    // Progress, for the message about a calibration that is not finished.
+    void CountActivationBatch(const std::vector<std::string>& layers);
+    void CountShiftBatch(const std::string& layer);
+
+    // Results, written to the file when all layers are complete or the last write is some time ago. They
+    // return an error message, empty when all is well.
+    std::string SetActivation(const std::vector<std::string>& layers, float scale, int32_t offset);
+    std::string SetWeights(const std::vector<std::string>& layers, const std::vector<float>& scales);
+    std::string SetShift(const std::string& layer, const std::vector<uint32_t>& shift);
+
+    // Writes the file now, or only if it lacks a result. They return an error message, empty when all is well.
+    std::string Write();
+    std::string Flush();
+
+    // Batches that all ops of the layer have seen; -1 when the layer is not in the book.
+    int64_t BatchesSeen(const std::string& layer);
+
+ private:
+    LayerEntry* Find(const std::string& layer);
+    std::string WriteIfDue();
+    std::string WriteLocked();
+    void WarnOfIdenticalBatches();
+
+    const std::string path_;
+    const int64_t batch_num_;
+    const int64_t generation_;
+    std::mutex mutex_;
+    std::vector<LayerEntry> entries_;
+    std::map<std::string, size_t> index_;
+    std::map<std::string, std::shared_ptr<ActivationState>> activations_;
+    std::map<std::string, std::shared_ptr<ShiftState>> shifts_;
+    bool has_unwritten_ = false;
+    std::chrono::steady_clock::time_point last_write_;
+};
+
+// Opens a fresh book for the path, forgetting an earlier one; returns its generation.
+int64_t OpenRecordBook(const std::string& path, int64_t batch_num);
+void CloseRecordBook(const std::string& path);
+
+// The book of the path; null when none is open or it is of another generation (the graph was made by an
+// earlier quantize_model).
+std::shared_ptr<RecordBook> FindRecordBook(const std::string& path);
+std::shared_ptr<RecordBook> FindRecordBook(const std::string& path, int64_t generation);
+
+}  // namespace amct
+
+#endif  // AMCT_TENSORFLOW_OPS_CALIBRATION_RECORD_BOOK_H_

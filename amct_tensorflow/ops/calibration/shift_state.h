@@ -1,0 +1,57 @@
+// What SearchN remembers of one layer output from batch to batch.
+
+#ifndef AMCT_TENSORFLOW_OPS_CALIBRATION_SHIFT_STATE_H_
+#define AMCT_TENSORFLOW_OPS_CALIBRATION_SHIFT_STATE_H_
+
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "../numerics/search_n.h"
+#include "activation_state.h"
+
+namespace amct {
+
+class ShiftState {
+ public:
+    // Adds one batch viewed as [outer, channels, inner] with one deq_scale a channel. `shifts` receives the
+    // result when this was the last batch.
+    BatchStatus Add(const float* values, const ChannelView& view, const float* deq_scales, int64_t batch_num,
+                    const ParallelFor& parallel_for, std::vector<uint32_t>* shifts) {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        if (batches_ >= batch_num) {
+            return BatchStatus::kIgnored;
+        }
+        if (view.size() == 0) {
+            return BatchStatus::kEmpty;
+        }
+        if (search_ == nullptr) {
+            search_ = std::make_unique<SearchN>(view.channels);
+        }
+        const bool last = batches_ + 1 == batch_num;
+        if (!search_->Add(values, view, deq_scales, last, parallel_for)) {
+            return BatchStatus::kNotFinite;
+        }
+        ++batches_;
+        if (!last) {
+            return BatchStatus::kAdded;
+        }
+        *shifts = search_->Shifts();
+        search_.reset();
+        return BatchStatus::kCompleted;
+    }
+
+    int64_t batches() const {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        return batches_;
+    }
+
+ private:
+    mutable std::mutex mutex_;
+    std::unique_ptr<SearchN> search_;  // only while batches are wanted
+    int64_t batches_ = 0;
+};
+
+}  // namespace amct
+
+#endif  // AMCT_TENSORFLOW_OPS_CALIBRATION_SHIFT_STATE_H_

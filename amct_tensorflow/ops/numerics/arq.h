@@ -1,0 +1,91 @@
+// ARQ: symmetric weight factors per channel, and the int8 and fake-quantized weights they give.
+//
+// A tensor is viewed as [outer, channels, inner]: channels are the output channels, or 1 for one factor.
+// Source: the vendor's original C++ (specification, section 3).
+
+#ifndef AMCT_TENSORFLOW_OPS_NUMERICS_ARQ_H_
+#define AMCT_TENSORFLOW_OPS_NUMERICS_ARQ_H_
+
+#include <algorithm>
+#include <vector>
+
+#include "common.h"
+
+namespace amct {
+
+struct ChannelView {
+    int64_t outer;
+    int64_t channels;
+    int64_t inner;
+
+    int64_t size() const { return outer * channels * inner; }
+
+    // Calls fn(channel, begin, end) for every contiguous run of one channel.
+    template <typename Function>
+    void ForEachRun(const Function& fn) const {
+        for (int64_t run = 0; run < outer * channels; ++run) {
+            fn(run % channels, run * inner, (run + 1) * inner);
+        }
+    }
+};
+
+// scale = largest / 127 if the value of largest magnitude is positive, else largest / -128, for 8 bits.
+inline float SymmetricScale(float min, float max, int num_bits) {
+    const float largest = std::fabs(max) > std::fabs(min) ? max : min;
+    const float levels = static_cast<float>(1 << (num_bits - 1));
+    return largest > 0 ? largest / (levels - 1) : largest / -levels;
+}
+
+// Writes one scale per channel. Fails on NaN and on scales that are not finite or too large.
+inline ScaleStatus ArqScales(const float* weights, const ChannelView& view, int num_bits, float* scales) {
+    std::vector<float> low(view.channels, std::numeric_limits<float>::infinity());
+    std::vector<float> high(view.channels, -std::numeric_limits<float>::infinity());
+    bool has_nan = false;
+    view.ForEachRun([&](int64_t channel, int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+            has_nan = has_nan || std::isnan(weights[i]);
+            low[channel] = std::min(low[channel], weights[i]);
+            high[channel] = std::max(high[channel], weights[i]);
+        }
+    });
+    if (has_nan) {
+        return ScaleStatus::kNotFinite;
+    }
+    for (int64_t channel = 0; channel < view.channels; ++channel) {
+        scales[channel] = SymmetricScale(low[channel], high[channel], num_bits);
+        const ScaleStatus status = SanitizeScale(&scales[channel]);
+        if (status != ScaleStatus::kOk) {
+            return status;
+        }
+    }
+    return ScaleStatus::kOk;
+}
+
+// q = clip(round(w / scale)), handed to emit(index, q, scale).
+template <typename Emit>
+void QuantizeWeights(const float* weights, const ChannelView& view, const float* scales, int num_bits,
+                     const Emit& emit) {
+    const float levels = static_cast<float>(1 << (num_bits - 1));
+    view.ForEachRun([&](int64_t channel, int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+            const float ratio = Clip(weights[i] / scales[channel], -levels, levels - 1);
+            emit(i, RoundHalfAway(ratio), scales[channel]);
+        }
+    });
+}
+
+inline void FakeQuantizeWeights(const float* weights, const ChannelView& view, const float* scales,
+                                int num_bits, float* output) {
+    QuantizeWeights(weights, view, scales, num_bits,
+                    [output](int64_t i, float q, float scale) { output[i] = q * scale; });
+}
+
+inline void QuantizeWeightsToInt8(const float* weights, const ChannelView& view, const float* scales,
+                                  int num_bits, int8_t* output) {
+    QuantizeWeights(weights, view, scales, num_bits,
+                    [output](int64_t i, float q, float) { output[i] = static_cast<int8_t>(q); });
+}
+
+}  // namespace amct
+
+#endif  // AMCT_TENSORFLOW_OPS_NUMERICS_ARQ_H_

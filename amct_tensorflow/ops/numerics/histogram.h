@@ -1,0 +1,237 @@
+// A mergeable histogram of bounded size, filled while the calibration data stream through.
+//
+// Bins are [i*w, (i+1)*w) with w a power of two, so that doubling w merges neighbours exactly. w is the
+// smallest for which all values seen, and zero, fall into kBins bins; more than half of the bins are
+// therefore in use and, for 8-bit factors, a quantization step spans at least 64 of them. A bin keeps its
+// count and the sum of the positions of its values in units of w / 2^kFractionBits: a value that occurs many
+// times (0, the 6 of ReLU6, pixels) is then known to w / 4096 and not only to w. All sums are integers: the
+// result does not depend on the number of threads.
+
+#ifndef AMCT_TENSORFLOW_OPS_NUMERICS_HISTOGRAM_H_
+#define AMCT_TENSORFLOW_OPS_NUMERICS_HISTOGRAM_H_
+
+#include <algorithm>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "common.h"
+
+namespace amct {
+
+struct Range {
+    float min = std::numeric_limits<float>::infinity();
+    float max = -std::numeric_limits<float>::infinity();
+    bool has_nan = false;
+
+    void Merge(const Range& other) {
+        min = std::min(min, other.min);
+        max = std::max(max, other.max);
+        has_nan = has_nan || other.has_nan;
+    }
+    bool IsFinite() const { return !has_nan && std::isfinite(min) && std::isfinite(max); }
+};
+
+AMCT_VECTORIZED inline Range FindRangeSerially(const float* values, int64_t size) {
+    // Independent lanes let the compiler use vector minima: the order of a float reduction is not its to
+    // change.
+    constexpr int kLanes = 32;
+    Range range;
+    float low[kLanes];
+    float high[kLanes];
+    int32_t nan[kLanes];
+    for (int lane = 0; lane < kLanes; ++lane) {
+        low[lane] = range.min;
+        high[lane] = range.max;
+        nan[lane] = 0;
+    }
+    int64_t i = 0;
+    for (; i + kLanes <= size; i += kLanes) {
+        for (int lane = 0; lane < kLanes; ++lane) {
+            const float x = values[i + lane];
+            low[lane] = x < low[lane] ? x : low[lane];
+            high[lane] = x > high[lane] ? x : high[lane];
+            nan[lane] |= x != x ? 1 : 0;
+        }
+    }
+    for (int lane = 0; lane < kLanes; ++lane) {
+        range.Merge({low[lane], high[lane], nan[lane] != 0});
+    }
+    for (; i < size; ++i) {
+        range.Merge({values[i], values[i], std::isnan(values[i])});
+    }
+    return range;
+}
+
+inline Range FindRange(const float* values, int64_t size, const ParallelFor& parallel_for) {
+    Range range;
+    std::mutex mutex;
+    parallel_for(size, 1, [&](int64_t begin, int64_t end) {
+        const Range part = FindRangeSerially(values + begin, end - begin);
+        const std::lock_guard<std::mutex> lock(mutex);
+        range.Merge(part);
+    });
+    return range;
+}
+
+class Histogram {
+ public:
+    static constexpr int kBins = 1 << 15;
+
+    // Adds `size` finite values whose range is `range`.
+    void Add(const float* values, int64_t size, const Range& range, const ParallelFor& parallel_for) {
+        range_.Merge(range);
+        Fit();
+        total_ += size;
+        // Each piece is counted in a table of its own; tables cost something, so there are not too many.
+        const int64_t pieces = std::clamp<int64_t>(size / kLeastPiece, 1, kMostPieces);
+        std::mutex mutex;
+        parallel_for(pieces, 8 * size / pieces, [&](int64_t first, int64_t last) {
+            const int64_t end = size * last / pieces;
+            std::vector<uint64_t> packed(kBins, 0);
+            for (int64_t i = size * first / pieces; i < end; i += kSpill) {
+                Count(values + i, std::min(kSpill, end - i), packed.data());
+                const std::lock_guard<std::mutex> lock(mutex);
+                Spill(packed.data());
+            }
+        });
+    }
+
+    int64_t total() const { return total_; }
+    // The rank-th largest value, rank counted from 1: exact for the first, else the mean of its bin.
+    float Largest(int64_t rank) const {
+        if (rank <= 1) {
+            return range_.max;
+        }
+        for (int bin = kBins - 1; bin >= 0; --bin) {
+            rank -= counts_[bin];
+            if (rank <= 0) {
+                return Mean(bin);
+            }
+        }
+        return range_.min;
+    }
+
+    // The rank-th smallest value, likewise.
+    float Smallest(int64_t rank) const { return rank <= 1 ? range_.min : Largest(total_ - rank + 1); }
+
+    // Calls fn(mean, count) for every bin that holds values, in rising order.
+    template <typename Function>
+    void ForEachBin(const Function& fn) const {
+        for (size_t bin = 0; bin < counts_.size(); ++bin) {
+            if (counts_[bin] > 0) {
+                fn(Mean(bin), counts_[bin]);
+            }
+        }
+    }
+
+    // Bytes kept between batches.
+    size_t StateBytes() const {
+        return sizeof(*this) + (counts_.size() + positions_.size()) * sizeof(int64_t);
+    }
+
+ private:
+    static constexpr int kFractionBits = 12;
+    static constexpr int kCountShift = 40;
+    static constexpr int64_t kLeastPiece = 1 << 17;
+    static constexpr int64_t kMostPieces = 16;
+    static constexpr int64_t kSpill = 1 << 23;  // < 2^24 counts, < 2^(24 + kFractionBits) positions
+    static constexpr int kMinExponent = -60;    // far below any range whose scale is not replaced by 1
+
+    double BinWidth() const { return std::ldexp(1.0, exponent_); }
+
+    float Mean(size_t bin) const {
+        const double position = static_cast<double>(positions_[bin]) / counts_[bin];
+        const double edge = static_cast<double>(first_bin_) + static_cast<double>(bin);
+        const double mean = (edge + std::ldexp(position, -kFractionBits)) * BinWidth();
+        return Clip(static_cast<float>(mean), range_.min, range_.max);
+    }
+
+    // Chooses the bin width for range_ and moves the counts there.
+    void Fit() {
+        const double low = std::min(range_.min, 0.0f);
+        const double high = std::max(range_.max, 0.0f);
+        int exponent = counts_.empty() ? kMinExponent : exponent_;
+        const double least_width = (high - low) / kBins;
+        if (least_width > std::ldexp(1.0, exponent)) {
+            exponent = std::ilogb(least_width);
+        }
+        const auto bin_of = [&](double x) {
+            return static_cast<int64_t>(std::floor(std::ldexp(x, -exponent)));
+        };
+        while (bin_of(high) - bin_of(low) >= kBins) {
+            ++exponent;
+        }
+        MoveTo(exponent, bin_of(low));
+    }
+
+    void MoveTo(int exponent, int64_t first_bin) {
+        if (!counts_.empty() && exponent == exponent_ && first_bin == first_bin_) {
+            return;
+        }
+        std::vector<int64_t> counts(kBins, 0);
+        std::vector<int64_t> positions(kBins, 0);
+        const int merged = exponent - exponent_;  // each new bin holds 2^merged old ones
+        for (size_t bin = 0; bin < counts_.size(); ++bin) {
+            if (counts_[bin] == 0) {
+                continue;
+            }
+            const int64_t old_bin = first_bin_ + static_cast<int64_t>(bin);
+            const int64_t new_bin = old_bin >> std::min(merged, 62);
+            const int64_t offset = old_bin - new_bin * (int64_t{1} << std::min(merged, 40));
+            const int64_t position = positions_[bin] + (offset << kFractionBits) * counts_[bin];
+            counts[new_bin - first_bin] += counts_[bin];
+            positions[new_bin - first_bin] += position >> std::min(merged, 62);
+        }
+        counts_ = std::move(counts);
+        positions_ = std::move(positions);
+        exponent_ = exponent;
+        first_bin_ = first_bin;
+    }
+
+    // x -> its position in fixed point, counted from the first bin. Truncation instead of floor moves a
+    // negative value by less than w / 4096.
+    AMCT_VECTORIZED static void ToFixedPoint(const float* values, int size, float factor, int32_t origin,
+                                             uint32_t* fixed) {
+        for (int i = 0; i < size; ++i) {
+            fixed[i] = static_cast<uint32_t>(static_cast<int32_t>(values[i] * factor) - origin);
+        }
+    }
+
+    void Count(const float* values, int64_t size, uint64_t* packed) const {
+        constexpr int kBlock = 1024;
+        constexpr uint32_t kFractionMask = (1u << kFractionBits) - 1;
+        const float factor = std::ldexp(1.0f, kFractionBits - exponent_);
+        const int32_t origin = static_cast<int32_t>(first_bin_) * (1 << kFractionBits);
+        uint32_t fixed[kBlock];
+        for (int64_t start = 0; start < size; start += kBlock) {
+            const int block = static_cast<int>(std::min<int64_t>(kBlock, size - start));
+            ToFixedPoint(values + start, block, factor, origin, fixed);
+            for (int i = 0; i < block; ++i) {
+                packed[fixed[i] >> kFractionBits] +=
+                    (uint64_t{1} << kCountShift) | (fixed[i] & kFractionMask);
+            }
+        }
+    }
+
+    // Moves the packed counters to the state and clears them.
+    void Spill(uint64_t* packed) {
+        constexpr uint64_t kPositionMask = (uint64_t{1} << kCountShift) - 1;
+        for (int bin = 0; bin < kBins; ++bin) {
+            counts_[bin] += static_cast<int64_t>(packed[bin] >> kCountShift);
+            positions_[bin] += static_cast<int64_t>(packed[bin] & kPositionMask);
+            packed[bin] = 0;
+        }
+    }
+
+    Range range_;
+    int64_t total_ = 0;
+    int exponent_ = kMinExponent;  // w = 2^exponent_
+    int64_t first_bin_ = 0;        // the bin of counts_[0]
+    std::vector<int64_t> counts_;
+    std::vector<int64_t> positions_;  // sums within the bin, units of w / 2^kFractionBits
+};
+
+}  // namespace amct
+
+#endif  // AMCT_TENSORFLOW_OPS_NUMERICS_HISTOGRAM_H_

@@ -1,0 +1,87 @@
+// The calibration ops: identities on their data that observe it. See kernels/calibration.cc.
+
+#include "tensorflow/core/framework/common_shape_fns.h"
+#include "tensorflow/core/framework/op.h"
+#include "tensorflow/core/framework/shape_inference.h"
+
+namespace amct {
+
+using tensorflow::shape_inference::InferenceContext;
+
+REGISTER_OP("QuantIfmr")
+    .Input("x: T")
+    .Output("y: T")
+    .Output("scale: float")
+    .Output("offset: float")
+    .Attr("T: {float16, float32, float64}")
+    .Attr("record_file: string")
+    .Attr("generation: int")
+    .Attr("layers: list(string) >= 1")
+    .Attr("batch_num: int >= 1")
+    .Attr("num_bits: int = 8")
+    .Attr("with_offset: bool = true")
+    .Attr("search_start: float = 0.7")
+    .Attr("search_end: float = 1.3")
+    .Attr("search_step: float = 0.01")
+    .Attr("max_percentile: float = 0.999999")
+    .Attr("min_percentile: float = 0.999999")
+    .SetIsStateful()
+    .SetShapeFn([](InferenceContext* c) {
+        c->set_output(0, c->input(0));
+        c->set_output(1, c->Scalar());
+        c->set_output(2, c->Scalar());
+        return absl::OkStatus();
+    })
+    .Doc(R"doc(
+Passes x on and finds, over batch_num runs, the scale and offset that quantize it with the least error.
+
+scale, offset: the factors of the runs so far; final after the last one.
+record_file: the absolute path of the record that receives scale_d and offset_d.
+generation: which quantize_model made this op; ops of an earlier one only pass x on.
+layers: the layers that x feeds; each gets the factors in its record.
+)doc");
+
+REGISTER_OP("QuantArq")
+    .Input("weights: T")
+    .Output("y: T")
+    .Output("scale: float")
+    .Attr("T: {float16, float32, float64}")
+    .Attr("record_file: string")
+    .Attr("generation: int")
+    .Attr("layers: list(string) >= 1")
+    .Attr("channel_axes: list(int)")
+    .Attr("num_bits: int = 8")
+    .SetIsStateful()
+    .SetShapeFn([](InferenceContext* c) {
+        c->set_output(0, c->input(0));
+        c->set_output(1, c->Vector(InferenceContext::kUnknownDim));
+        return absl::OkStatus();
+    })
+    .Doc(R"doc(
+Quantizes weights symmetrically and dequantizes them again, and records scale_w.
+
+channel_axes: the neighbouring axes that make up the output channels; empty for one scale in all.
+)doc");
+
+REGISTER_OP("SearchN")
+    .Input("x: T")
+    .Input("scale_d: float")
+    .Input("scale_w: float")
+    .Output("y: T")
+    .Attr("T: {float16, float32, float64}")
+    .Attr("record_file: string")
+    .Attr("generation: int")
+    .Attr("layer: string")
+    .Attr("batch_num: int >= 1")
+    .Attr("data_format: {'NHWC', 'NCHW'} = 'NHWC'")
+    .SetIsStateful()
+    .SetShapeFn(tensorflow::shape_inference::UnchangedShape)
+    .Doc(R"doc(
+Passes a layer output on and finds, over batch_num runs, the right shift to int16 with the least error.
+
+scale_d: the activation scale of the layer's input, a scalar.
+scale_w: the weight scales, one or one a channel of x.
+data_format: where the channels are: last, or after the batch.
+)doc");
+
+}  // namespace amct

@@ -1,0 +1,73 @@
+"""The few edits that passes make on a tf.Graph in place."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import tensorflow as tf
+
+
+@contextlib.contextmanager
+def at_root(graph: tf.Graph) -> Iterator[None]:
+    """Makes new ops go to `graph` with the very names given: no scope, control or device of the caller."""
+    with graph.as_default(), graph.name_scope(None), graph.control_dependencies(None):
+        yield
+
+
+def scope_of(name: str) -> str:
+    """Returns the name without its last component, ending in a slash, or an empty string."""
+    head, slash, _ = name.rpartition("/")
+    return head + slash
+
+
+def unique_scope(graph: tf.Graph, scope: str) -> str:
+    """Returns `scope`, or `scope`_1, _2, … if an op or scope of that name exists, and reserves it."""
+    with at_root(graph):
+        return graph.unique_name(scope)
+
+
+def consumers(tensor: tf.Tensor) -> list[tuple[tf.Operation, int]]:
+    """Returns (op, input index) for every use of the tensor."""
+    return [
+        (op, index)
+        for op in dict.fromkeys(tensor.consumers())
+        for index, used in enumerate(op.inputs)
+        if used is tensor or used.name == tensor.name
+    ]
+
+
+def sole_consumer(tensor: tf.Tensor) -> tuple[tf.Operation, int] | None:
+    """Returns the only use of the tensor, or None if there are none or several."""
+    uses = consumers(tensor)
+    return uses[0] if len(uses) == 1 else None
+
+
+def set_input(op: tf.Operation, index: int, tensor: tf.Tensor) -> None:
+    """Feeds `tensor` to input `index` of `op`."""
+    op._update_input(index, tensor)
+
+
+def replace_uses(old: tf.Tensor, new: tf.Tensor, *, but_not_in: Sequence[tf.Operation] = ()) -> None:
+    """Feeds `new` wherever `old` was used, except to the ops of `but_not_in`."""
+    kept = {op.name for op in but_not_in}
+    for op, index in consumers(old):
+        if op.name not in kept:
+            set_input(op, index, new)
+
+
+def add_control_input(op: tf.Operation, after: tf.Operation) -> None:
+    """Makes `op` run after `after`."""
+    op._add_control_input(after)
+
+
+def clone(op: tf.Operation, name: str) -> tf.Operation:
+    """Returns a copy of `op` with the same inputs and attributes, called `name`, made unique."""
+    with at_root(op.graph):
+        return op.graph.create_op(
+            op.type,
+            list(op.inputs),
+            [output.dtype for output in op.outputs],
+            name=name,
+            attrs=dict(op.node_def.attr),
+        )

@@ -1,0 +1,150 @@
+"""Frozen .pb files: reading them with clear errors, importing, pruning and writing them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import TypeAlias
+
+import tensorflow as tf
+from google.protobuf.message import DecodeError
+
+from amct_tensorflow.errors import AmctRuntimeError, AmctValueError, did_you_mean
+from amct_tensorflow.files import write_file
+
+GraphDef: TypeAlias = tf.compat.v1.GraphDef
+
+# protobuf refuses to serialize a larger message.
+_LARGEST_FILE = 2**31 - 1
+
+
+def read_graph_def(path: str) -> GraphDef:
+    """Parses a frozen .pb.
+
+    Raises:
+        AmctValueError: there is no such file, it is not a GraphDef, or it has no nodes.
+    """
+    if os.path.isdir(path):
+        raise AmctValueError(f"{path} is a folder: pass the path of a frozen .pb file")
+    if not os.path.isfile(path):
+        raise AmctValueError(f"the model {path} does not exist: pass the path of a frozen .pb file")
+    graph_def = GraphDef()
+    try:
+        with open(path, "rb") as file:
+            graph_def.ParseFromString(file.read())
+    except (DecodeError, RuntimeError) as error:
+        raise AmctValueError(f"{path} is not a frozen GraphDef ({error}): {_FREEZE_HINT}") from error
+    if not graph_def.node:
+        raise AmctValueError(f"{path} has no nodes, so it is not a frozen GraphDef: {_FREEZE_HINT}")
+    return graph_def
+
+
+_FREEZE_HINT = "freeze the model first, for example with convert_variables_to_constants_v2"
+
+
+def import_graph(graph_def: GraphDef, path: str) -> tf.Graph:
+    """Returns a new tf.Graph with the nodes under their own names.
+
+    Raises:
+        AmctValueError: TensorFlow refuses the graph; names `path`.
+    """
+    graph = tf.Graph()
+    try:
+        with graph.as_default():
+            tf.import_graph_def(graph_def, name="")
+    except (ValueError, tf.errors.OpError) as error:
+        raise AmctValueError(f"TensorFlow cannot import {path}: {error}") from error
+    return graph
+
+
+def find_outputs(graph: tf.Graph, outputs: Iterable[str], where: str) -> list[tf.Operation]:
+    """Returns the ops called `outputs`; a trailing ``:0`` is allowed.
+
+    Raises:
+        AmctValueError: a name is not in the graph; suggests the closest.
+    """
+    names = {op.name: op for op in graph.get_operations()}
+    found = []
+    for output in outputs:
+        name = output.partition(":")[0]
+        if name not in names:
+            raise AmctValueError(
+                f"output '{output}' does not exist in {where}{did_you_mean(name, names) or ': pass op names of it'}"
+            )
+        found.append(names[name])
+    return found
+
+
+def extract(
+    graph: tf.Graph, outputs: Iterable[str], moved: Mapping[str, tf.Tensor], clones: Mapping[str, str]
+) -> GraphDef:
+    """Returns the nodes that the outputs need, every output under its own name.
+
+    Args:
+        graph: the rewritten graph.
+        outputs: names of ops of the original model.
+        moved: for outputs whose op was replaced, the tensor that now is the output: it gets an Identity node
+            of the output's name.
+        clones: original op name -> name of the op that replaced it; it takes the original's name if that is
+            no longer in use.
+    """
+    whole = graph.as_graph_def()
+    nodes = {node.name: node for node in whole.node}
+    outputs = list(dict.fromkeys(outputs))
+    roots = [moved[name].op.name if name in moved else name for name in outputs]
+    needed = _reachable(nodes, roots)
+    renamed = {
+        clone: original
+        for original, clone in clones.items()
+        if clone in needed and original not in needed and original not in moved
+    }
+    result = GraphDef(versions=whole.versions, library=whole.library)
+    for node in whole.node:
+        if node.name in needed:
+            _append(result, node, needed, renamed)
+    for name in outputs:
+        if name in moved:
+            source = result.node.add(name=name, op="Identity")
+            source.input.append(renamed.get(moved[name].op.name, moved[name].op.name))
+            source.attr["T"].type = moved[name].dtype.as_datatype_enum
+    return result
+
+
+def _node_of(edge: str) -> str:
+    return edge.lstrip("^").partition(":")[0]
+
+
+def _reachable(nodes: Mapping[str, tf.compat.v1.NodeDef], roots: Iterable[str]) -> set[str]:
+    found: set[str] = set()
+    stack = list(roots)
+    while stack:
+        name = stack.pop()
+        if name not in found:
+            found.add(name)
+            stack.extend(map(_node_of, nodes[name].input))
+    return found
+
+
+def _append(result: GraphDef, node: tf.compat.v1.NodeDef, needed: set[str], renamed: Mapping[str, str]) -> None:
+    copy = result.node.add()
+    copy.CopyFrom(node)
+    copy.name = renamed.get(node.name, node.name)
+    for i, edge in enumerate(node.input):
+        producer = _node_of(edge)
+        if producer in renamed:
+            copy.input[i] = edge.replace(producer, renamed[producer], 1)
+    # A colocation constraint on a node that is gone, or renamed, would make the file unloadable.
+    places = copy.attr["_class"].list.s if "_class" in copy.attr else []
+    if any(place.decode().removeprefix("loc:@") not in needed - renamed.keys() for place in places):
+        del copy.attr["_class"]
+
+
+def write_graph_def(path: str, graph_def: GraphDef) -> None:
+    """Writes the file whole or not at all, always the same bytes for the same graph.
+
+    Raises:
+        AmctRuntimeError: the path cannot be written, or the graph exceeds the 2 GB of a protobuf file.
+    """
+    if graph_def.ByteSize() > _LARGEST_FILE:
+        raise AmctRuntimeError(f"the graph for {path} exceeds 2 GB, which a .pb file cannot hold: split the model")
+    write_file(path, graph_def.SerializeToString(deterministic=True), kind="quantized model")

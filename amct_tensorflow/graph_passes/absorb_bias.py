@@ -1,0 +1,58 @@
+"""Planning: a BiasAdd or an Add of a parameter behind a layer becomes the layer's bias.
+
+The bias can then be quantized with the layer. Cases, for a layer without a bias so far whose output has one
+consumer and is not fetched itself:
+
+1. BiasAdd(y, b), b a constant or variable: b.
+2. Add or AddV2 of y and a parameter, in either order, whose shape broadcasts along the channels only: a scalar,
+   [C], or C at the channel axis and 1 at all others: that value for each channel.
+3. Anything else, such as the sum of two branches: left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from amct_tensorflow.graph.edit import sole_consumer
+from amct_tensorflow.graph.values import Value, broadcast_to, is_parameter, reshape, value_of
+from amct_tensorflow.graph_passes.workspace import Layer, Workspace
+
+
+def absorb_bias(workspace: Workspace) -> None:
+    """Runs the pass."""
+    for layer in workspace.layers:
+        use = sole_consumer(layer.end)
+        if layer.weights is None or layer.bias is not None or use is None or workspace.is_output(layer.end):
+            continue
+        bias = _bias_of(layer, *use)
+        if bias is not None:
+            layer.bias = bias
+            layer.absorb(use[0])
+
+
+def _bias_of(layer: Layer, op: tf.Operation, index: int) -> Value | None:
+    if op.type == "BiasAdd" and index == 0 and is_parameter(op.inputs[1]):
+        return value_of(op.inputs[1])
+    if op.type in ("Add", "AddV2"):
+        return _addend(layer, op.inputs[1 - index])
+    return None
+
+
+def _addend(layer: Layer, addend: tf.Tensor) -> Value | None:
+    rank = layer.end.shape.rank
+    if rank is None or not is_parameter(addend) or not addend.shape.is_fully_defined():
+        return None
+    channel_axis = 1 if layer.data_format == "NCHW" else rank - 1
+    if not _lies_along(addend.shape.as_list(), channel_axis, rank, layer.channels):
+        return None
+    return broadcast_to(reshape(value_of(addend), [-1]), [layer.channels])
+
+
+def _lies_along(shape: Sequence[int], axis: int, rank: int, channels: int) -> bool:
+    """Tells whether a tensor of this shape broadcasts to `rank` axes without varying beyond `axis`."""
+    if len(shape) > rank:
+        return False
+    padded = [1] * (rank - len(shape)) + list(shape)
+    return all(size == 1 or (at == axis and size == channels) for at, size in enumerate(padded))

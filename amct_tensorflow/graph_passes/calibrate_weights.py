@@ -1,0 +1,61 @@
+"""Planning and performing: the weights of the calibration graph carry the error of their quantization.
+
+Constant weights are fake-quantized now, with the scales of ARQ, and stand in the graph as constants again.
+Weights with a variable behind them go through a QuantArq op, which does the same in every run.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from amct_tensorflow.graph.edit import at_root
+from amct_tensorflow.graph.values import materialize
+from amct_tensorflow.graph_passes.workspace import Layer, Workspace
+from amct_tensorflow.ops import RecordBook, arq_scales, fake_quantize_weights, tensorflow_ops
+
+
+def find_weight_scales(workspace: Workspace) -> None:
+    """Plans: gives every layer with constant weights its `scale_w`.
+
+    Raises:
+        AmctValueError: weights that are not finite or too large; names the layer.
+    """
+    for layer in workspace.layers:
+        if isinstance(layer.weights, np.ndarray):
+            layer.scale_w = arq_scales(layer.weights, layer.channel_axes, layer=layer.name)
+        elif not layer.row.has_weights:
+            layer.scale_w = np.ones(1, np.float32)
+
+
+class FakeQuantizedWeights:
+    """Makes the tensor of a layer's fake-quantized weights; layers that share a constant share the result."""
+
+    def __init__(self, book: RecordBook) -> None:
+        self._book = book
+        self._constants: dict[tuple[str, tuple[int, ...]], tf.Tensor] = {}
+
+    def __call__(self, workspace: Workspace, layer: Layer) -> tf.Tensor:
+        """Returns the tensor; adds it to the graph if it is not there yet."""
+        if not isinstance(layer.weights, np.ndarray):
+            return self._in_graph(workspace, layer)
+        assert layer.scale_w is not None
+        key = (layer.weights_key, layer.channel_axes)
+        if key not in self._constants:
+            weights = fake_quantize_weights(layer.weights, layer.scale_w, layer.channel_axes)
+            name = workspace.scope_for(layer, "weight_quant") + "weights"
+            self._constants[key] = materialize(workspace.graph, weights, name)
+        return self._constants[key]
+
+    def _in_graph(self, workspace: Workspace, layer: Layer) -> tf.Tensor:
+        with at_root(workspace.graph):
+            quantized = tensorflow_ops().quant_arq(
+                layer.weights,
+                record_file=self._book.path,
+                generation=self._book.generation,
+                layers=[layer.name],
+                channel_axes=list(layer.channel_axes),
+                name=workspace.scope_for(layer, "weight_quant") + "QuantArq",
+            )
+        layer.scale_w_tensor = quantized.scale
+        return quantized.y

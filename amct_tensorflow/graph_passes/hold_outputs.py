@@ -1,0 +1,17 @@
+"""Performing: fetching an output of the user's graph runs the calibration of the layer that it stood for.
+
+Such an output is computed by the original ops, see `rewrite_layers`; a control edge makes it wait for the last
+op of the calibrated clone.
+"""
+
+from __future__ import annotations
+
+from amct_tensorflow.graph.edit import add_control_input
+from amct_tensorflow.graph_passes.workspace import Workspace
+
+
+def hold_outputs(workspace: Workspace) -> None:
+    """Runs the pass, last."""
+    for layer in workspace.layers:
+        if workspace.is_output(layer.end):
+            add_control_input(layer.end.op, layer.output().op)

@@ -1,0 +1,131 @@
+"""What the passes hand to one another: the graph, and the plan of each layer that is being quantized."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from amct_tensorflow.graph.edit import scope_of, unique_scope
+from amct_tensorflow.graph.values import Value, value_of
+from amct_tensorflow.layers import FoundLayer, OpType, data_format
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclasses.dataclass
+class Layer:
+    """A layer that is being quantized.
+
+    Planning passes let it absorb the ops behind it: `end` then is the tensor of the user's graph that the
+    layer takes the place of, `weights` and `bias` the parameters with which it does so.
+
+    Attributes:
+        name: the op's name in the user's graph, the key of the record.
+        op: the op that computes the layer; a clone, once rewritten, where the original must stay.
+        row: its op type.
+        fuse: whether a batch norm may be folded into it.
+        weights: shape as the op has them; None for op types without.
+        weights_key: the same for layers with the same weights.
+        bias: one value per output channel, or None.
+        end: see above.
+        absorbed: names of the user's ops that the layer stands for, the layer first.
+        channel_axes: axes of the weights with a scale of their own; empty for one scale.
+        unfused_because: why the batch norm behind it, if there is one, is not folded into it.
+        scale_w: one value or one per channel; None if an op of the graph computes it, or without weights.
+        result: once rewritten, the tensor that is the layer's output now.
+        inserted: once rewritten, the ops that belong to the layer.
+        bypassed: absorbed ops behind a Reshape that stays.
+        scale_d_tensor, scale_w_tensor: in a calibration graph, the outputs of the ops that find the scales.
+    """
+
+    name: str
+    op: tf.Operation
+    row: OpType
+    fuse: bool
+    weights: Value | None
+    weights_key: str
+    bias: Value | None
+    end: tf.Tensor
+    absorbed: list[str]
+    channel_axes: tuple[int, ...]
+    unfused_because: str | None = None
+    scale_w: FloatArray | None = None
+    result: tf.Tensor | None = None
+    inserted: list[tf.Operation] = dataclasses.field(default_factory=list)
+    bypassed: list[tf.Operation] = dataclasses.field(default_factory=list)
+    scale_d_tensor: tf.Tensor | None = None
+    scale_w_tensor: tf.Tensor | None = None
+
+    @classmethod
+    def of(cls, found: FoundLayer, *, fuse: bool, channel_wise: bool) -> Layer:
+        """Starts the plan of a layer as it is in the user's graph."""
+        op, row = found.op, found.row
+        weights = row.weights(op) if row.has_weights else None
+        return cls(
+            name=op.name,
+            op=op,
+            row=row,
+            fuse=fuse,
+            weights=None if weights is None else value_of(weights),
+            weights_key="" if weights is None else weights.name,
+            bias=None,
+            end=op.outputs[0],
+            absorbed=[op.name],
+            channel_axes=row.channel_axes if channel_wise else (),
+        )
+
+    @property
+    def scope(self) -> str:
+        """The layer's name scope, with a trailing slash, or empty."""
+        return scope_of(self.name)
+
+    @property
+    def data(self) -> tf.Tensor:
+        """The tensor that the layer is applied to."""
+        return self.op.inputs[self.row.data_input]
+
+    @property
+    def data_format(self) -> str:
+        """``NHWC`` or ``NCHW``."""
+        return data_format(self.op)
+
+    @property
+    def channels(self) -> int:
+        """The number of output channels; only for layers with weights."""
+        return self.row.channels(self.op)
+
+    def absorb(self, op: tf.Operation) -> None:
+        """Takes the place of `op`, whose input `end` was, too."""
+        self.absorbed.append(op.name)
+        self.end = op.outputs[0]
+
+    def output(self) -> tf.Tensor:
+        """Returns `result` of a rewritten layer."""
+        assert self.result is not None
+        return self.result
+
+
+@dataclasses.dataclass
+class Workspace:
+    """The graph under work.
+
+    Attributes:
+        graph: edited in place.
+        layers: the layers being quantized, in graph order.
+        outputs: names of ops whose results the user fetches.
+    """
+
+    graph: tf.Graph
+    layers: list[Layer]
+    outputs: frozenset[str]
+
+    def is_output(self, tensor: tf.Tensor) -> bool:
+        """Tells whether the user fetches the op of this tensor."""
+        return tensor.op.name in self.outputs
+
+    def scope_for(self, layer: Layer, kind: str) -> str:
+        """Reserves ``<scope>/<kind>``, or ``_1``, … and returns it with a trailing slash."""
+        return unique_scope(self.graph, layer.scope + kind) + "/"

@@ -1,0 +1,183 @@
+"""The table of quantizable op types: all that the package knows about an op type is here.
+
+A row says where data and weights go in, which axes of the weights are the output channels, what may follow
+the op (bias, batch norm), and which constraints an op must meet. `find_layers` applies it to a graph.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from amct_tensorflow.graph.edit import consumers
+from amct_tensorflow.graph.values import constant_value, is_constant, is_parameter
+
+Constraint = Callable[[tf.Operation], str | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class OpType:
+    """One row of the table.
+
+    Attributes:
+        name: the TensorFlow op type.
+        data_input: index of the input that carries activations.
+        weight_input: index of the weights, None for ops without.
+        channel_axes: the axes of the weights that make up the output channels, in order.
+        channel_wise: whether the weights may have one scale per output channel.
+        takes_batch_norm: whether a batch norm behind it can be folded into its weights.
+        shifts: whether SearchN looks for a shift of its int32 result.
+        window: the pooling window [height, width] of an op; convolutions count as 1 x 1.
+        constraint: returns why an op of the type is not quantizable, in words, or None.
+    """
+
+    name: str
+    data_input: int = 0
+    weight_input: int | None = None
+    channel_axes: tuple[int, ...] = ()
+    channel_wise: bool = False
+    takes_batch_norm: bool = False
+    shifts: bool = False
+    window: Callable[[tf.Operation], list[int]] = lambda op: [1, 1]
+    constraint: Constraint = lambda op: None
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the op has weights."""
+        return self.weight_input is not None
+
+    def weights(self, op: tf.Operation) -> tf.Tensor:
+        """Returns the weights of an op whose type has some."""
+        assert self.weight_input is not None
+        return op.inputs[self.weight_input]
+
+    def channels(self, op: tf.Operation) -> int:
+        """Returns the number of output channels of an op with weights."""
+        shape = self.weights(op).shape
+        return int(np.prod([shape[axis] for axis in self.channel_axes]))
+
+
+def _pool_window(op: tf.Operation) -> list[int]:
+    ksize = list(op.get_attr("ksize"))
+    return ksize[2:4] if data_format(op) == "NCHW" else ksize[1:3]
+
+
+def _no_transpose(op: tf.Operation) -> str | None:
+    for attribute in ("transpose_a", "transpose_b"):
+        if op.get_attr(attribute):
+            return f"{attribute} is True"
+    return None
+
+
+def _pools_space_only(op: tf.Operation) -> str | None:
+    ksize = list(op.get_attr("ksize"))
+    if int(np.prod(ksize)) != int(np.prod(_pool_window(op))):
+        return f"its window {ksize} also spans the batch or the channels"
+    return None
+
+
+def data_format(op: tf.Operation) -> str:
+    """Returns ``NHWC`` or ``NCHW``; ``NHWC`` for ops without the attribute."""
+    try:
+        return op.get_attr("data_format").decode()
+    except ValueError:
+        return "NHWC"
+
+
+TABLE: dict[str, OpType] = {
+    row.name: row
+    for row in (
+        OpType(
+            "Conv2D",
+            weight_input=1,
+            channel_axes=(3,),
+            channel_wise=True,
+            takes_batch_norm=True,
+            shifts=True,
+        ),
+        OpType(
+            "DepthwiseConv2dNative",
+            weight_input=1,
+            channel_axes=(2, 3),  # output channel = input channel * multiplier + m
+            channel_wise=True,
+            takes_batch_norm=True,
+            shifts=True,
+        ),
+        OpType(
+            "MatMul",
+            weight_input=1,
+            channel_axes=(1,),
+            takes_batch_norm=True,
+            shifts=True,
+            constraint=_no_transpose,
+        ),
+        OpType("AvgPool", window=_pool_window, constraint=_pools_space_only),
+    )
+}
+
+# What may stand between a layer and the Softmax that it feeds.
+_BEFORE_SOFTMAX = ("BiasAdd", "Add", "AddV2", "Reshape", "Squeeze", "Identity")
+
+
+@dataclasses.dataclass(frozen=True)
+class FoundLayer:
+    """An op of a type of the table. `reason` says why it cannot be quantized; None if it can."""
+
+    op: tf.Operation
+    row: OpType
+    reason: str | None
+
+    @property
+    def channel_wise(self) -> bool:
+        """Whether one weight scale per channel is right: not for the layer that feeds Softmax."""
+        return self.row.channel_wise and not feeds_softmax(self.op)
+
+
+def find_layers(graph: tf.Graph) -> Iterator[FoundLayer]:
+    """Yields every op whose type is in the table, in graph order."""
+    for op in graph.get_operations():
+        row = TABLE.get(op.type)
+        if row is not None:
+            yield FoundLayer(op, row, _reason_against(op, row))
+
+
+def _reason_against(op: tf.Operation, row: OpType) -> str | None:
+    dtype = op.inputs[row.data_input].dtype
+    if dtype != tf.float32:
+        return f"its type is {dtype.name}, only float32 is supported"
+    if is_constant(op.inputs[row.data_input]):
+        return "its input is constant"
+    return row.constraint(op) or (_reason_against_weights(op, row) if row.has_weights else None)
+
+
+def _reason_against_weights(op: tf.Operation, row: OpType) -> str | None:
+    weights = row.weights(op)
+    if not is_parameter(weights):
+        return f"its weights '{weights.name}' are computed, not a constant or a variable"
+    if not weights.shape.is_fully_defined() or weights.shape.num_elements() == 0:
+        return f"its weights have the shape {weights.shape}"
+    return None
+
+
+def feeds_softmax(op: tf.Operation) -> bool:
+    """Tells whether Softmax follows the op, with nothing between but bias and reshaping."""
+    stack: list[tf.Tensor] = [op.outputs[0]]
+    while stack:
+        for user, index in consumers(stack.pop()):
+            if user.type in ("Softmax", "LogSoftmax"):
+                return True
+            if user.type in _BEFORE_SOFTMAX and (index == 0 or _is_sum_with_constant(user)):
+                stack.append(user.outputs[0])
+    return False
+
+
+def _is_sum_with_constant(op: tf.Operation) -> bool:
+    return op.type in ("Add", "AddV2") and any(constant_value(used) is not None for used in op.inputs)
+
+
+def quantizable_types() -> Sequence[str]:
+    """Returns the op types of the table."""
+    return list(TABLE)

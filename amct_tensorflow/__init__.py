@@ -1,0 +1,23 @@
+"""amct_tensorflow: int8 post-training quantization of TensorFlow graphs for Ascend SoCs.
+
+Importing it registers the deployment ops, so that a quantized .pb loads with ``tf.import_graph_def``.
+"""
+
+from amct_tensorflow._version import __version__
+from amct_tensorflow.create_config import create_quant_config
+from amct_tensorflow.errors import AmctError
+from amct_tensorflow.log import LOGGER, set_logging_level
+from amct_tensorflow.ops import set_log_sink
+from amct_tensorflow.quantize import quantize_model
+from amct_tensorflow.save import save_model
+
+__all__ = [
+    "AmctError",
+    "__version__",
+    "create_quant_config",
+    "quantize_model",
+    "save_model",
+    "set_logging_level",
+]
+
+set_log_sink(LOGGER.push_op_message)

@@ -1,0 +1,82 @@
+"""What a job knows of the layers of a graph before it starts, and the lines it prints of them at its end."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from amct_tensorflow.config import LayerTraits
+from amct_tensorflow.errors import AmctValueError
+from amct_tensorflow.graph_passes.workspace import Layer
+from amct_tensorflow.layers import FoundLayer, find_layers
+from amct_tensorflow.log import LOGGER
+from amct_tensorflow.ops import AMCT_OP_TYPES
+
+
+@dataclasses.dataclass(frozen=True)
+class Inventory:
+    """The ops of the table that a graph has, quantizable or not, by name and in graph order."""
+
+    graph: tf.Graph
+    layers: dict[str, FoundLayer]
+
+    @classmethod
+    def of(cls, graph: tf.Graph) -> Inventory:
+        """Takes the inventory.
+
+        Raises:
+            AmctValueError: the graph has quantization ops already.
+        """
+        present = sorted({op.type for op in graph.get_operations()} & AMCT_OP_TYPES)
+        if present:
+            raise AmctValueError(
+                f"the graph is already quantized, it contains {', '.join(present)}: start from the float model"
+            )
+        return cls(graph, {found.op.name: found for found in find_layers(graph)})
+
+    @property
+    def traits(self) -> dict[str, LayerTraits]:
+        """The quantizable layers, as the configuration sees them."""
+        return {name: _traits(found) for name, found in self.layers.items() if found.reason is None}
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Why the others are not quantizable."""
+        return {name: found.reason for name, found in self.layers.items() if found.reason is not None}
+
+    @property
+    def all_ops(self) -> frozenset[str]:
+        """The names of all ops of the graph."""
+        return frozenset(op.name for op in self.graph.get_operations())
+
+    def report(self, layers: Sequence[Layer], left: dict[str, str], module: str) -> None:
+        """Logs one line per layer: quantized, or left float and why.
+
+        `left` has the reasons of quantizable layers that are not among `layers`. A layer that cannot be quantized is
+        worth a warning; one that was left out on purpose is not.
+        """
+        quantized = {layer.name: layer for layer in layers}
+        for name, found in self.layers.items():
+            label = f"{found.op.type} {name}"
+            if name in quantized:
+                unfused = quantized[name].unfused_because
+                LOGGER.push_info_message(f"{label}: quantized" + (f"; {unfused}" if unfused else ""), module)
+            elif found.reason is not None:
+                LOGGER.push_warning_message(f"{label}: left float because {found.reason}", module)
+            else:
+                LOGGER.push_info_message(f"{label}: left float because {left[name]}", module)
+        LOGGER.push_info_message(
+            f"{len(quantized)} of {len(self.layers)} Conv/MatMul/AvgPool layers are quantized", module
+        )
+
+
+def _traits(found: FoundLayer) -> LayerTraits:
+    return LayerTraits(
+        op_type=found.op.type,
+        has_weights=found.row.has_weights,
+        channel_wise=found.channel_wise,
+        channel_wise_capable=found.row.channel_wise,
+        fusable=found.row.takes_batch_norm,
+    )

@@ -1,0 +1,155 @@
+"""The job save_model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from amct_tensorflow.arguments import check_types, output_names
+from amct_tensorflow.errors import AmctRuntimeError, AmctValueError, did_you_mean
+from amct_tensorflow.files import warn_if_exists, write_file
+from amct_tensorflow.fusion_info import fusion_info
+from amct_tensorflow.graph.model_file import (
+    GraphDef,
+    extract,
+    find_outputs,
+    import_graph,
+    read_graph_def,
+    write_graph_def,
+)
+from amct_tensorflow.graph_passes.pipelines import perform_deployment, plan_deployment
+from amct_tensorflow.graph_passes.workspace import Layer, Workspace
+from amct_tensorflow.inventory import Inventory
+from amct_tensorflow.log import LOGGER
+from amct_tensorflow.ops import batches_seen, batches_wanted, flush_record
+from amct_tensorflow.record import LayerRecord, check_layer, read_record
+
+_MODULE = "save_model"
+_MOST_SHOWN = 10  # layers in one error message
+
+
+@check_types(pb_model=str, record_file=str, save_path=str)
+def save_model(pb_model: str, outputs: list[str], record_file: str, save_path: str) -> None:
+    """Writes the int8 model, after the calibration graph ran batch_num times.
+
+    Args:
+        pb_model: the float model, a frozen .pb.
+        outputs: names of its output ops; they keep their names in the saved model.
+        record_file: the record that the calibration filled.
+        save_path: folder and prefix of the files to write: ``<save_path>_quantized.pb``, the model, and
+            ``<save_path>_quant.json``, which maps its nodes to those of the float model. Folders are made, existing
+            files overwritten. After a trailing slash the files have no prefix.
+
+    Raises:
+        AmctTypeError, AmctValueError: an argument or the model cannot be used.
+        AmctRuntimeError: the calibration is not finished, the record is damaged or for another model, a bias is
+            beyond int32, or a file cannot be written. Nothing is written then.
+    """
+    names = output_names(outputs, argument="outputs")
+    model_file, json_file = _result_files(save_path)
+    graph_def = read_graph_def(pb_model)
+    graph = import_graph(graph_def, pb_model)
+    find_outputs(graph, names, pb_model)
+    inventory = Inventory.of(graph)
+    records = _finished_records(record_file)
+    workspace = Workspace(graph, _layers(inventory, records, pb_model, record_file), frozenset(names))
+    plan_deployment(workspace, records)
+    _check_fusions(workspace)
+    perform_deployment(workspace, records)
+    saved = _extract(workspace, names)
+    for path in (model_file, json_file):
+        warn_if_exists(path, _MODULE)
+    write_graph_def(model_file, saved)
+    write_file(json_file, fusion_info(saved, workspace.layers, _prefix(save_path)), kind="quantization info")
+    left = dict.fromkeys(inventory.layers, "the record has no factors for it")
+    inventory.report(workspace.layers, left, _MODULE)
+    LOGGER.push_info_message(f"The model is saved in <{model_file}>", _MODULE)
+
+
+def _prefix(save_path: str) -> str:
+    return os.path.basename(save_path)
+
+
+def _result_files(save_path: str) -> tuple[str, str]:
+    """Returns the paths of the model and of the JSON file."""
+    prefix = _prefix(save_path)
+    if len(prefix) > 241:
+        raise AmctValueError(f"save_path has a prefix of {len(prefix)} characters: at most 241 are allowed")
+    start = os.path.abspath(os.path.dirname(save_path)) + "/" + (f"{prefix}_" if prefix else "")
+    return start + "quantized.pb", start + "quant.json"
+
+
+def _finished_records(record_file: str) -> dict[str, LayerRecord]:
+    """Reads the record and checks that each layer in it was calibrated to the end."""
+    path = os.path.abspath(record_file)
+    flush_record(path)  # the ops write now and then only while layers are missing
+    records = read_record(path)
+    waiting = {
+        name: _progress(path, name)
+        for name, record in records.items()
+        if record.scale_d is None or 0 <= batches_seen(path, name) < batches_wanted(path)
+    }
+    if waiting:
+        shown = "; ".join(f"{name} ({progress})" for name, progress in list(waiting.items())[:_MOST_SHOWN])
+        more = f"; and {len(waiting) - _MOST_SHOWN} more" if len(waiting) > _MOST_SHOWN else ""
+        raise AmctRuntimeError(
+            f"calibration is not finished for {len(waiting)} of {len(records)} layers in {record_file}: {shown}{more}. "
+            "Run all outputs of the graph that quantize_model changed batch_num times, then call save_model"
+        )
+    return records
+
+
+def _progress(path: str, layer: str) -> str:
+    seen = batches_seen(path, layer)
+    return f"{seen} of {batches_wanted(path)} batches seen" if seen >= 0 else "no scale_d in the record"
+
+
+def _layers(inventory: Inventory, records: Mapping[str, LayerRecord], pb_model: str, record_file: str) -> list[Layer]:
+    for name in records:
+        _check_known(inventory, name, pb_model, record_file)
+    with_shift = any(record.shift_bit for record in records.values())
+    layers = []
+    for name, found in inventory.layers.items():
+        if name in records:
+            record, row = records[name], found.row
+            if with_shift and row.shifts and not record.shift_bit:
+                raise AmctRuntimeError(
+                    f"cannot find shift_bit of layer {name} in record_file {record_file}, although other layers "
+                    "have it: run the calibration graph again, to its original outputs"
+                )
+            channels = row.channels(found.op) if row.channel_wise else 1
+            check_layer(
+                name,
+                record,
+                op_type=found.op.type,
+                has_weights=row.has_weights,
+                channels=channels,
+                supports_shift=row.shifts,
+            )
+            layers.append(Layer.of(found, fuse=not record.skip_fusion, channel_wise=len(record.scale_w) > 1))
+    return layers
+
+
+def _check_known(inventory: Inventory, name: str, pb_model: str, record_file: str) -> None:
+    if name not in inventory.all_ops:
+        hint = did_you_mean(name, inventory.layers)
+        raise AmctRuntimeError(f"find {name} failure in {pb_model}. Please match {pb_model} and {record_file}{hint}.")
+    if name not in inventory.traits:
+        reason = inventory.reasons.get(name, "its op type is not quantizable")
+        raise AmctRuntimeError(f"layer {name} cannot be quantized, {reason}: remove its entry from {record_file}")
+
+
+def _check_fusions(workspace: Workspace) -> None:
+    """The scales of a layer are those of weights with the batch norm, unless the record says skip_fusion."""
+    for layer in workspace.layers:
+        if layer.unfused_because is not None:
+            raise AmctRuntimeError(
+                f"layer {layer.name} was calibrated with its batch norm folded in, but {layer.unfused_because}. "
+                "Calibrate the model that is saved, with the same outputs (calib_outputs of quantize_model)"
+            )
+
+
+def _extract(workspace: Workspace, names: list[str]) -> GraphDef:
+    moved = {layer.end.op.name: layer.output() for layer in workspace.layers if workspace.is_output(layer.end)}
+    clones = {layer.name: layer.op.name for layer in workspace.layers if layer.op.name != layer.name}
+    return extract(workspace.graph, names, moved, clones)

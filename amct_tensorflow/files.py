@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 
 from amct_tensorflow.errors import AmctRuntimeError
@@ -28,32 +31,43 @@ def read_file(path: str | os.PathLike[str], *, kind: str, remedy: str) -> bytes:
 
 
 def write_file(path: str | os.PathLike[str], content: bytes, *, kind: str) -> None:
-    """Writes a file atomically, creating its parent directories.
+    """Writes one file; see `write_files`."""
+    write_files({os.fspath(path): content}, kind=kind)
 
-    The content goes to a temporary file in the same folder first, so that a killed run leaves the old file or
-    the new one. A symbolic link is followed, not replaced.
+
+def write_files(contents: Mapping[str, bytes], *, kind: str) -> None:
+    """Writes files atomically, all of them or none, creating their parent directories.
+
+    The content goes to temporary files in the same folders first, so that a killed run leaves old files or new
+    ones. A symbolic link is followed, not replaced.
 
     Args:
-        path: the file; one that exists is overwritten.
-        content: what to write.
-        kind: what the file is, in the error message.
+        contents: what to write, by path; files that exist are overwritten.
+        kind: what the files are, in the error message.
 
     Raises:
-        AmctRuntimeError: the path cannot be written.
+        AmctRuntimeError: a path cannot be written.
     """
-    target = Path(os.path.realpath(path))
-    unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    unfinished: dict[Path, Path] = {}
+    path = ""
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            unfinished.write_bytes(content)
-            os.replace(unfinished, target)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        for path, content in contents.items():
+            target = Path(os.path.realpath(path))
+            if target.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            unfinished[target] = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+            unfinished[target].write_bytes(content)
+        for target, temporary in unfinished.items():
+            os.replace(temporary, target)
     except OSError as error:
         raise AmctRuntimeError(
             f"{kind} {path} cannot be written ({error.strerror}); give a path to a file in a writable folder"
         ) from error
+    finally:
+        for temporary in unfinished.values():
+            with contextlib.suppress(OSError):
+                temporary.unlink()
 
 
 def warn_if_exists(path: str, module: str) -> None:

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from amct_tensorflow.arguments import check_file_path, check_graph, check_types, output_names
 from amct_tensorflow.config import QuantConfig, read_config
-from amct_tensorflow.errors import AmctRuntimeError
+from amct_tensorflow.errors import AmctRuntimeError, AmctValueError
 from amct_tensorflow.files import warn_if_exists
 from amct_tensorflow.graph.model_file import find_outputs
 from amct_tensorflow.graph_passes.pipelines import perform_calibration, plan_calibration
@@ -48,6 +48,8 @@ def quantize_model(
         In all cases the graph is as it was.
     """
     check_file_path(record_file, "record_file")
+    if os.path.realpath(record_file) == os.path.realpath(config_file):
+        raise AmctValueError(f"record_file and config_file are both {config_file}: the record would overwrite it")
     check_graph(graph)
     inventory = Inventory.of(graph)
     config = read_config(config_file, inventory.traits, all_ops=inventory.all_ops, reasons=inventory.reasons)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from amct_tensorflow.arguments import check_types, output_names
 from amct_tensorflow.errors import AmctRuntimeError, AmctValueError, did_you_mean
-from amct_tensorflow.files import warn_if_exists, write_file
+from amct_tensorflow.files import warn_if_exists, write_files
 from amct_tensorflow.fusion_info import fusion_info
 from amct_tensorflow.graph.model_file import (
     GraphDef,
@@ -15,7 +15,7 @@ from amct_tensorflow.graph.model_file import (
     find_outputs,
     import_graph,
     read_graph_def,
-    write_graph_def,
+    serialize,
 )
 from amct_tensorflow.graph_passes.pipelines import perform_deployment, plan_deployment
 from amct_tensorflow.graph_passes.workspace import Layer, Workspace
@@ -47,6 +47,8 @@ def save_model(pb_model: str, outputs: list[str], record_file: str, save_path: s
     """
     names = output_names(outputs, argument="outputs")
     model_file, json_file = _result_files(save_path)
+    if os.path.realpath(pb_model) == os.path.realpath(model_file):
+        raise AmctValueError(f"save_path {save_path} would overwrite the model {pb_model}: choose another prefix")
     graph_def = read_graph_def(pb_model)
     graph = import_graph(graph_def, pb_model)
     find_outputs(graph, names, pb_model)
@@ -59,8 +61,8 @@ def save_model(pb_model: str, outputs: list[str], record_file: str, save_path: s
     saved = _extract(workspace, names)
     for path in (model_file, json_file):
         warn_if_exists(path, _MODULE)
-    write_graph_def(model_file, saved)
-    write_file(json_file, fusion_info(saved, workspace.layers, _prefix(save_path)), kind="quantization info")
+    mapping = fusion_info(saved, workspace.layers, _prefix(save_path))
+    write_files({model_file: serialize(saved, model_file), json_file: mapping}, kind="quantized model")
     left = dict.fromkeys(inventory.layers, "the record has no factors for it")
     inventory.report(workspace.layers, left, _MODULE)
     LOGGER.push_info_message(f"The model is saved in <{model_file}>", _MODULE)

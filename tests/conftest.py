@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(Path(__file__).parent))  # for the helpers beside the tests
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +19,9 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the real models and data in {folder}")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _own_working_directory(tmp_path_factory, monkeypatch):
+    """Keeps amct_log out of the repository."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("cwd"))

@@ -1,4 +1,4 @@
-"""Frozen .pb files: reading them with clear errors, importing, pruning and writing them."""
+"""Frozen .pb files: reading them with clear errors, importing, pruning and serializing them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from amct_tensorflow.errors import AmctRuntimeError, AmctValueError, did_you_mean
-from amct_tensorflow.files import write_file
 
 GraphDef: TypeAlias = tf.compat.v1.GraphDef
 
@@ -139,12 +138,12 @@ def _append(result: GraphDef, node: tf.compat.v1.NodeDef, needed: set[str], rena
         del copy.attr["_class"]
 
 
-def write_graph_def(path: str, graph_def: GraphDef) -> None:
-    """Writes the file whole or not at all, always the same bytes for the same graph.
+def serialize(graph_def: GraphDef, path: str) -> bytes:
+    """Returns the content of a .pb, always the same bytes for the same graph.
 
     Raises:
-        AmctRuntimeError: the path cannot be written, or the graph exceeds the 2 GB of a protobuf file.
+        AmctRuntimeError: the graph exceeds the 2 GB of a protobuf file; names `path`.
     """
     if graph_def.ByteSize() > _LARGEST_FILE:
         raise AmctRuntimeError(f"the graph for {path} exceeds 2 GB, which a .pb file cannot hold: split the model")
-    write_file(path, graph_def.SerializeToString(deterministic=True), kind="quantized model")
+    return graph_def.SerializeToString(deterministic=True)

@@ -70,7 +70,8 @@ class RecordBook {
     std::string SetWeights(const std::vector<std::string>& layers, const std::vector<float>& scales);
     std::string SetShift(const std::string& layer, const std::vector<uint32_t>& shift);
 
-    // Writes the file now, or only if it lacks a result. They return an error message, empty when all is well.
+    // Writes the file now, or only if it lacks a result. They return an error message, empty when all is
+    // well.
     std::string Write();
     std::string Flush();
 

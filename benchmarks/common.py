@@ -1,0 +1,67 @@
+"""What the benchmarks share: where the real data are, timing, memory, and graphs."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import tensorflow as tf
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def shared_data(name: str) -> Path:
+    """Returns a file or folder of the shared data, or ends the program saying what is missing."""
+    path = SHARED / "data" / name
+    if not path.exists():
+        sys.exit(f"skipped: {path} is not there; this benchmark needs the project's shared data")
+    return path
+
+
+def load_graph(path: Path) -> tf.Graph:
+    """Reads a frozen graph."""
+    graph_def = tf.compat.v1.GraphDef()
+    graph_def.ParseFromString(path.read_bytes())
+    with tf.Graph().as_default() as graph:
+        tf.import_graph_def(graph_def, name="")
+    return graph
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Returns the wall time of one call."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def reset_peak_memory() -> None:
+    """Makes `peak_memory` count from now on (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory() -> float:
+    """Returns the peak resident memory in MB since the last reset."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError("no VmHWM in /proc/self/status")
+
+
+def sqnr(reference: np.ndarray, other: np.ndarray) -> float:
+    """Returns the signal to quantization noise ratio in dB."""
+    noise = np.sum((reference.astype(np.float64) - other) ** 2)
+    return float(10 * np.log10(np.sum(reference.astype(np.float64) ** 2) / noise))
+
+
+def print_json(results: dict[str, object]) -> None:
+    """Prints one JSON object with the figures and what they were measured on."""
+    machine = {"cores": os.cpu_count(), "machine": platform.machine(), "tensorflow": tf.__version__}
+    print(json.dumps({"on": machine, **results}, indent=2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import tensorflow as tf
@@ -36,17 +37,17 @@ class Inventory:
             )
         return cls(graph, {found.op.name: found for found in find_layers(graph)})
 
-    @property
+    @functools.cached_property
     def traits(self) -> dict[str, LayerTraits]:
         """The quantizable layers, as the configuration sees them."""
         return {name: _traits(found) for name, found in self.layers.items() if found.reason is None}
 
-    @property
+    @functools.cached_property
     def reasons(self) -> dict[str, str]:
         """Why the others are not quantizable."""
         return {name: found.reason for name, found in self.layers.items() if found.reason is not None}
 
-    @property
+    @functools.cached_property
     def all_ops(self) -> frozenset[str]:
         """The names of all ops of the graph."""
         return frozenset(op.name for op in self.graph.get_operations())

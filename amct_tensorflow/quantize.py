@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from amct_tensorflow.arguments import check_file_path, check_graph, check_types, output_names
-from amct_tensorflow.config import QuantConfig, read_config
+from amct_tensorflow.config import LayerConfig, QuantConfig, read_config
 from amct_tensorflow.errors import AmctRuntimeError, AmctValueError
 from amct_tensorflow.files import warn_if_exists
 from amct_tensorflow.graph.model_file import find_outputs
@@ -70,9 +70,20 @@ def _layers(inventory: Inventory, config: QuantConfig) -> list[Layer]:
     for name, settings in config.layers.items():
         if settings.quant_enable:
             fuse = config.do_fusion and name not in config.skip_fusion_layers
-            channel_wise = settings.weights is not None and settings.weights.channel_wise
-            layers.append(Layer.of(inventory.layers[name], fuse=fuse, channel_wise=channel_wise))
+            layers.append(
+                Layer.of(inventory.layers[name], fuse=fuse, channel_wise=_channel_wise(inventory, name, settings))
+            )
     return layers
+
+
+def _channel_wise(inventory: Inventory, name: str, settings: LayerConfig) -> bool:
+    wanted = settings.weights is not None and settings.weights.channel_wise
+    if wanted and not inventory.traits[name].channel_wise:
+        LOGGER.push_warning_message(
+            f"layer {name} feeds Softmax, so its weights get one scale although its channel_wise is true", _MODULE
+        )
+        return False
+    return wanted
 
 
 def _outputs(graph: tf.Graph, calib_outputs: list[Any] | None) -> frozenset[str]:

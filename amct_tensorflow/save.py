@@ -98,6 +98,11 @@ def _finished_records(record_file: str) -> dict[str, LayerRecord]:
             f"calibration is not finished for {len(waiting)} of {len(records)} layers in {record_file}: {shown}{more}. "
             "Run all outputs of the graph that quantize_model changed batch_num times, then call save_model"
         )
+    for name, record in records.items():
+        if record.scale_d == 1.0 and batches_seen(path, name) < 0:  # else the calibration has said it
+            LOGGER.push_warning_message(
+                f"scale_d of layer {name} is 1.0: its input was always zero, or it was never calibrated", _MODULE
+            )
     return records
 
 

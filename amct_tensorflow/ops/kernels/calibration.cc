@@ -140,8 +140,8 @@ class QuantIfmrOp : public CalibrationOp {
     void Announce(const ActivationState& state, const ActivationFactors& factors) const {
         for (const std::string& layer : layers_) {
             Log(LogLevel::kInfo, "Do layer " + layer + " activation calibration with ifmr success!");
-            Log(LogLevel::kDebug, "layer " + layer + ": scale_d " + std::to_string(factors.scale) +
-                                      ", offset_d " + std::to_string(factors.offset));
+            Log(LogLevel::kDebug,
+                absl::StrCat("layer ", layer, ": scale_d ", factors.scale, ", offset_d ", factors.offset));
         }
         if (state.always_zero()) {
             Log(LogLevel::kWarning,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import tensorflow as tf
 
 from amct_tensorflow.arguments import check_file_path, check_types
@@ -59,7 +57,6 @@ def create_quant_config(
     warn_if_exists(config_file, _MODULE)
     write_config(config_file, config)
     LOGGER.push_info_message(
-        f"{os.path.abspath(config_file)} is written: {len(config.layers)} layers to quantize, "
-        f"batch_num {config.batch_num}",
+        f"{config_file} is written: {len(config.layers)} layers to quantize, batch_num {config.batch_num}",
         _MODULE,
     )

@@ -59,7 +59,7 @@ def quantize_model(
     perform_calibration(workspace, config, book)
     inventory.report(workspace.layers, _left_out(inventory, config), _MODULE)
     LOGGER.push_info_message(
-        f"run the graph {config.batch_num} time(s) in a new session, then call save_model with {book.path}",
+        f"run the graph {config.batch_num} time(s) in a new session, then call save_model with {record_file}",
         _MODULE,
     )
     return []

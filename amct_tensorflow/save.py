@@ -77,7 +77,7 @@ def _result_files(save_path: str) -> tuple[str, str]:
     prefix = _prefix(save_path)
     if len(prefix) > 241:
         raise AmctValueError(f"save_path has a prefix of {len(prefix)} characters: at most 241 are allowed")
-    start = os.path.abspath(os.path.dirname(save_path)) + "/" + (f"{prefix}_" if prefix else "")
+    start = os.path.join(os.path.dirname(save_path), f"{prefix}_" if prefix else "")
     return start + "quantized.pb", start + "quant.json"
 
 

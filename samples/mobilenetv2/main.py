@@ -42,7 +42,7 @@ def silent_stderr() -> Iterator[None]:
 with silent_stderr():
     import tensorflow as tf
 
-    import amct_tensorflow as amct
+import amct_tensorflow as amct
 
 DIGITS_MODEL = Path(__file__).with_name("mobilenet_v2_0.35_32_digits.pb")
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp"}

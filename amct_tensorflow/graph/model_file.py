@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 from amct_tensorflow.errors import AmctRuntimeError, AmctValueError, did_you_mean
 
 GraphDef: TypeAlias = tf.compat.v1.GraphDef
+NodeDef: TypeAlias = tf.compat.v1.NodeDef
 
 # protobuf refuses to serialize a larger message.
 _LARGEST_FILE = 2**31 - 1
@@ -88,23 +89,25 @@ def extract(
             no longer in use.
     """
     whole = graph.as_graph_def()
+    moved_to = {name: tensor.op.name for name, tensor in moved.items()}
     nodes = {node.name: node for node in whole.node}
+    _drop_waits_for_constants(nodes)
     outputs = list(dict.fromkeys(outputs))
-    roots = [moved[name].op.name if name in moved else name for name in outputs]
-    needed = _reachable(nodes, roots)
+    needed = _reachable(nodes, outputs, moved_to)
     renamed = {
         clone: original
         for original, clone in clones.items()
         if clone in needed and original not in needed and original not in moved
     }
     result = GraphDef(versions=whole.versions, library=whole.library)
+    places = {f"loc:@{name}".encode() for name in needed - renamed.keys()}
     for node in whole.node:
         if node.name in needed:
-            _append(result, node, needed, renamed)
+            _append(result, node, places, renamed)
     for name in outputs:
         if name in moved:
             source = result.node.add(name=name, op="Identity")
-            source.input.append(renamed.get(moved[name].op.name, moved[name].op.name))
+            source.input.append(renamed.get(moved_to[name], moved_to[name]))
             source.attr["T"].type = moved[name].dtype.as_datatype_enum
     return result
 
@@ -113,18 +116,36 @@ def _node_of(edge: str) -> str:
     return edge.lstrip("^").partition(":")[0]
 
 
-def _reachable(nodes: Mapping[str, tf.compat.v1.NodeDef], roots: Iterable[str]) -> set[str]:
+def _drop_waits_for_constants(nodes: Mapping[str, NodeDef]) -> None:
+    """Removes control edges from constants, in place.
+
+    TF2 freezes ``with control_dependencies(reads)`` into such edges; they order nothing, but would keep float
+    weights in the file that nobody uses any more.
+    """
+
+    def is_constant(name: str) -> bool:
+        node = nodes[name]
+        return node.op == "Const" or (node.op == "Identity" and is_constant(_node_of(node.input[0])))
+
+    for node in nodes.values():
+        kept = [edge for edge in node.input if not (edge.startswith("^") and is_constant(_node_of(edge)))]
+        if len(kept) < len(node.input):
+            node.input[:] = kept
+
+
+def _reachable(nodes: Mapping[str, NodeDef], roots: Iterable[str], moved_to: Mapping[str, str]) -> set[str]:
     found: set[str] = set()
     stack = list(roots)
     while stack:
         name = stack.pop()
+        name = moved_to.get(name, name)  # whoever waits for a moved output waits for what took its place
         if name not in found:
             found.add(name)
             stack.extend(map(_node_of, nodes[name].input))
     return found
 
 
-def _append(result: GraphDef, node: tf.compat.v1.NodeDef, needed: set[str], renamed: Mapping[str, str]) -> None:
+def _append(result: GraphDef, node: NodeDef, places: set[bytes], renamed: Mapping[str, str]) -> None:
     copy = result.node.add()
     copy.CopyFrom(node)
     copy.name = renamed.get(node.name, node.name)
@@ -133,8 +154,7 @@ def _append(result: GraphDef, node: tf.compat.v1.NodeDef, needed: set[str], rena
         if producer in renamed:
             copy.input[i] = edge.replace(producer, renamed[producer], 1)
     # A colocation constraint on a node that is gone, or renamed, would make the file unloadable.
-    places = copy.attr["_class"].list.s if "_class" in copy.attr else []
-    if any(place.decode().removeprefix("loc:@") not in needed - renamed.keys() for place in places):
+    if "_class" in node.attr and not places.issuperset(node.attr["_class"].list.s):
         del copy.attr["_class"]
 
 

@@ -3,7 +3,7 @@
 The bias can then be quantized with the layer. Cases, for a layer without a bias so far whose output has one
 consumer and is not fetched itself:
 
-1. BiasAdd(y, b), b a constant or variable: b.
+1. BiasAdd(y, b), b a constant or variable, along the layer's channels: b.
 2. Add or AddV2 of y and a parameter, in either order, whose shape broadcasts along the channels only: a scalar,
    [C], or C at the channel axis and 1 at all others: that value for each channel.
 3. Anything else, such as the sum of two branches: left alone.
@@ -18,6 +18,7 @@ import tensorflow as tf
 from amct_tensorflow.graph.edit import sole_consumer
 from amct_tensorflow.graph.values import Value, broadcast_to, is_parameter, reshape, value_of
 from amct_tensorflow.graph_passes.workspace import Layer, Workspace
+from amct_tensorflow.layers import data_format
 
 
 def absorb_bias(workspace: Workspace) -> None:
@@ -34,7 +35,8 @@ def absorb_bias(workspace: Workspace) -> None:
 
 def _bias_of(layer: Layer, op: tf.Operation, index: int) -> Value | None:
     if op.type == "BiasAdd" and index == 0 and is_parameter(op.inputs[1]):
-        return value_of(op.inputs[1])
+        same_channels = layer.end.shape.rank == 2 or data_format(op) == layer.data_format
+        return value_of(op.inputs[1]) if same_channels else None
     if op.type in ("Add", "AddV2"):
         return _addend(layer, op.inputs[1 - index])
     return None

@@ -44,7 +44,7 @@ class Model:
     @property
     def calibration(self) -> np.ndarray:
         """Images spread evenly over the set."""
-        return self.images[np.linspace(0, len(self.images) - 1, self.calibration_images).astype(int)]
+        return self.images[:: len(self.images) // self.calibration_images][: self.calibration_images]
 
 
 def mobilenet_v2() -> Model:

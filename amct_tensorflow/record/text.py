@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from google.protobuf import text_format
@@ -70,12 +71,59 @@ def _parse(path: str | os.PathLike[str]) -> Any:
     """Returns the file as an InnerScaleOffsetRecord."""
     content = read_file(path, kind="record file", remedy="calibrate first with quantize_model, or correct record_file")
     try:
-        return text_format.Parse(content.decode("utf-8-sig"), record_message()())
+        text = content.decode("utf-8-sig")
+        plain = _parse_plain_layout(text)
+        return text_format.Parse(text, record_message()()) if plain is None else plain
     except (text_format.ParseError, UnicodeDecodeError) as error:
         raise AmctRuntimeError(
             f"the record_file{{{path}}} cannot be parsered, please ensure it matches with "
             f"scale_offset_record.proto! (line:column and reason: {error})"
         ) from error
+
+
+# The layout that the calibration kernels and `write_record` write: one field a line, nothing else.
+_PLAIN_ENTRY = re.compile(r'record \{\n  key: "([^"\\\n]*)"\n  value \{\n((?:    \w+: \S+\n)*)  \}\n\}\n')
+_PLAIN_FACTORS: dict[str, Callable[[str], float]] = {
+    "scale_d": float,
+    "offset_d": int,
+    "scale_w": float,
+    "offset_w": int,
+    "shift_bit": int,
+    "skip_fusion": {"true": True}.__getitem__,
+}
+_REPEATED = ("scale_w", "offset_w", "shift_bit")
+
+
+def _parse_plain_layout(text: str) -> Any:
+    """Returns the message of a file that has the plain layout, else None.
+
+    protobuf's text parser, written in Python, takes half a second for the 50,000 lines of a MobileNetV2; this
+    takes a sixth of that. Whatever is out of the ordinary is left to the library, and so are all errors.
+    """
+    message = record_message()()
+    position = 0
+    for entry in _PLAIN_ENTRY.finditer(text):
+        if entry.start() != position:
+            return None
+        position = entry.end()
+        factors: dict[str, list[str]] = {}
+        for line in entry[2].splitlines():
+            field, _, number = line.strip().partition(": ")
+            factors.setdefault(field, []).append(number)
+        added = message.record.add(key=entry[1])
+        added.value.SetInParent()
+        try:
+            for field, numbers in factors.items():
+                values = list(map(_PLAIN_FACTORS[field], numbers))
+                if field in _REPEATED:
+                    getattr(added.value, field).extend(values)
+                elif len(values) == 1:
+                    setattr(added.value, field, values[0])
+                else:
+                    return None
+        except (KeyError, ValueError):
+            return None
+    return message if position == len(text) else None
 
 
 def _entries(message: Any, source: str) -> Iterator[tuple[str, Any]]:

@@ -22,7 +22,7 @@ def fusion_info(model: GraphDef, layers: Sequence[Layer], name: str) -> bytes:
         name: the model's name.
     """
     owners = {op.name: layer for layer in layers for op in layer.inserted}
-    owners.update({layer.name: layer for layer in layers})  # a clone may have its original's name
+    owners.update({original: layer for layer in layers for original in layer.clones})  # clones were renamed
     ends = {layer.output().op.name: layer for layer in layers}
     ops = []
     for node in model.node:
@@ -48,6 +48,6 @@ def _output(layer: Layer) -> dict[str, Any]:
             {"key": "_datadump_origin_format", "value": {"s": layer.data_format}},
             {"key": "_datadump_data_type", "value": {"s": "DT_FLOAT"}},
             {"key": "_datadump_origin_output_index", "value": {"i": 0}},
-            {"key": "_datadump_origin_name", "value": {"s": layer.end.op.name}},
+            {"key": "_datadump_origin_name", "value": {"s": layer.absorbed[-1]}},
         ]
     }

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
+from amct_tensorflow.graph.control_flow import ops_in_control_flow
 from amct_tensorflow.graph.edit import consumers
-from amct_tensorflow.graph.values import constant_value, is_constant, is_parameter
+from amct_tensorflow.graph.values import is_constant, is_parameter
 
 Constraint = Callable[[tf.Operation], str | None]
 
@@ -29,6 +30,7 @@ class OpType:
         channel_axes: the axes of the weights that make up the output channels, in order.
         channel_wise: whether the weights may have one scale per output channel.
         takes_batch_norm: whether a batch norm behind it can be folded into its weights.
+        reshapes_before_batch_norm: whether a Reshape stands between it and a batch norm, which wants 4-D input.
         shifts: whether SearchN looks for a shift of its int32 result.
         window: the pooling window [height, width] of an op; convolutions count as 1 x 1.
         constraint: returns why an op of the type is not quantizable, in words, or None.
@@ -40,6 +42,7 @@ class OpType:
     channel_axes: tuple[int, ...] = ()
     channel_wise: bool = False
     takes_batch_norm: bool = False
+    reshapes_before_batch_norm: bool = False
     shifts: bool = False
     window: Callable[[tf.Operation], list[int]] = lambda op: [1, 1]
     constraint: Constraint = lambda op: None
@@ -111,6 +114,7 @@ TABLE: dict[str, OpType] = {
             weight_input=1,
             channel_axes=(1,),
             takes_batch_norm=True,
+            reshapes_before_batch_norm=True,
             shifts=True,
             constraint=_no_transpose,
         ),
@@ -118,8 +122,8 @@ TABLE: dict[str, OpType] = {
     )
 }
 
-# What may stand between a layer and the Softmax that it feeds.
-_BEFORE_SOFTMAX = ("BiasAdd", "Add", "AddV2", "Reshape", "Squeeze", "Identity")
+# What may stand between a layer and the Softmax that it feeds, besides a bias.
+_BEFORE_SOFTMAX = ("Reshape", "Squeeze", "Identity")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,10 +142,12 @@ class FoundLayer:
 
 def find_layers(graph: tf.Graph) -> Iterator[FoundLayer]:
     """Yields every op whose type is in the table, in graph order."""
+    in_control_flow = ops_in_control_flow(graph)
     for op in graph.get_operations():
         row = TABLE.get(op.type)
         if row is not None:
-            yield FoundLayer(op, row, _reason_against(op, row))
+            inside = op.name in in_control_flow
+            yield FoundLayer(op, row, "it is inside a while loop or a cond" if inside else _reason_against(op, row))
 
 
 def _reason_against(op: tf.Operation, row: OpType) -> str | None:
@@ -169,13 +175,16 @@ def feeds_softmax(op: tf.Operation) -> bool:
         for user, index in consumers(stack.pop()):
             if user.type in ("Softmax", "LogSoftmax"):
                 return True
-            if user.type in _BEFORE_SOFTMAX and (index == 0 or _is_sum_with_constant(user)):
+            if is_bias(user, index) or (user.type in _BEFORE_SOFTMAX and index == 0):
                 stack.append(user.outputs[0])
     return False
 
 
-def _is_sum_with_constant(op: tf.Operation) -> bool:
-    return op.type in ("Add", "AddV2") and any(constant_value(used) is not None for used in op.inputs)
+def is_bias(op: tf.Operation, index: int) -> bool:
+    """Tells whether `op` adds a parameter to its input `index`."""
+    if op.type == "BiasAdd":
+        return index == 0 and is_parameter(op.inputs[1])
+    return op.type in ("Add", "AddV2") and is_parameter(op.inputs[1 - index])
 
 
 def quantizable_types() -> Sequence[str]:

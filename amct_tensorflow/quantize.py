@@ -36,8 +36,8 @@ def quantize_model(
         graph: the inference graph; weights may be constants or variables.
         config_file: what `create_quant_config` wrote.
         record_file: path of the record to write; folders are made, an existing file is overwritten.
-        calib_outputs: the outputs that will be fetched: op names, operations or tensors. None for all ops that
-            nothing consumes.
+        calib_outputs: outputs that will be fetched besides the ops that nothing consumes: op names, operations or
+            tensors.
 
     Returns:
         An empty list: there are no new variables to leave out of a checkpoint.
@@ -86,12 +86,14 @@ def _channel_wise(inventory: Inventory, name: str, settings: LayerConfig) -> boo
     return wanted
 
 
+def _factors(layer: Layer) -> int:
+    return layer.channels if layer.channel_axes else 1
+
+
 def _outputs(graph: tf.Graph, calib_outputs: list[Any] | None) -> frozenset[str]:
-    if calib_outputs is not None:
-        names = output_names(calib_outputs, argument="calib_outputs")
-        return frozenset(op.name for op in find_outputs(graph, names, "the graph"))
+    named = [] if calib_outputs is None else output_names(calib_outputs, argument="calib_outputs")
     ends = [op for op in graph.get_operations() if not any(output.consumers() for output in op.outputs)]
-    return frozenset(op.name for op in ends)
+    return frozenset(op.name for op in [*ends, *find_outputs(graph, named, "the graph")])
 
 
 def _left_out(inventory: Inventory, config: QuantConfig) -> dict[str, str]:
@@ -117,7 +119,9 @@ def _open_record(record_file: str, workspace: Workspace, config: QuantConfig) ->
             layer.name,
             scale_w=layer.scale_w if isinstance(layer.weights, np.ndarray) else None,
             wants_weights=layer.row.has_weights,
-            wants_shift=layer.row.shifts and config.shift_n,
+            wants_shift=layer.wants_shift and config.shift_n,
+            # Other layers have shifts, so this one has, too: 0, which passes the whole int32 on.
+            zero_shifts=_factors(layer) if config.shift_n and layer.row.shifts and not layer.wants_shift else 0,
             # save_model must not fold what was not folded here, for whatever reason.
             skip_fusion=layer.row.takes_batch_norm and not (layer.fuse and layer.unfused_because is None),
         )

@@ -158,5 +158,5 @@ def _check_fusions(workspace: Workspace) -> None:
 
 def _extract(workspace: Workspace, names: list[str]) -> GraphDef:
     moved = {layer.end.op.name: layer.output() for layer in workspace.layers if workspace.is_output(layer.end)}
-    clones = {layer.name: layer.op.name for layer in workspace.layers if layer.op.name != layer.name}
+    clones = {original: made for layer in workspace.layers for original, made in layer.clones.items()}
     return extract(workspace.graph, names, moved, clones)

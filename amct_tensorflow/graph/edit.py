@@ -10,8 +10,13 @@ import tensorflow as tf
 
 @contextlib.contextmanager
 def at_root(graph: tf.Graph) -> Iterator[None]:
-    """Makes new ops go to `graph` with the very names given: no scope, control or device of the caller."""
-    with graph.as_default(), graph.name_scope(None), graph.control_dependencies(None):
+    """Makes new ops go to `graph` with the very names given: no scope, control, device or place of the caller."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(graph.as_default())
+        stack.enter_context(graph.name_scope(None))
+        stack.enter_context(graph.control_dependencies(None))
+        stack.enter_context(graph.device(None))
+        stack.enter_context(graph.colocate_with(None, ignore_existing=True))
         yield
 
 
@@ -62,12 +67,9 @@ def add_control_input(op: tf.Operation, after: tf.Operation) -> None:
 
 
 def clone(op: tf.Operation, name: str) -> tf.Operation:
-    """Returns a copy of `op` with the same inputs and attributes, called `name`, made unique."""
-    with at_root(op.graph):
+    """Returns a copy of `op` with the same inputs, control inputs and attributes, called `name`, made unique."""
+    attributes = {key: value for key, value in op.node_def.attr.items() if key != "_class"}
+    with at_root(op.graph), op.graph.control_dependencies(op.control_inputs):
         return op.graph.create_op(
-            op.type,
-            list(op.inputs),
-            [output.dtype for output in op.outputs],
-            name=name,
-            attrs=dict(op.node_def.attr),
+            op.type, list(op.inputs), [output.dtype for output in op.outputs], name=name, attrs=attributes
         )

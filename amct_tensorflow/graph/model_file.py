@@ -125,6 +125,8 @@ def _drop_waits_for_constants(nodes: Mapping[str, NodeDef]) -> None:
 
     def is_constant(name: str) -> bool:
         node = nodes[name]
+        if any(edge.startswith("^") for edge in node.input):
+            return False  # it waits for something itself
         return node.op == "Const" or (node.op == "Identity" and is_constant(_node_of(node.input[0])))
 
     for node in nodes.values():

@@ -1,19 +1,70 @@
-"""Values of parameters: a NumPy array where all is constant, the tensor where a variable is behind it.
+"""Values of parameters: a NumPy array where all is constant, a deferred tensor where a variable is behind it.
 
-Arithmetic operators work on both, so a formula is written once.
+Arithmetic works on both alike, so a formula is written once, and does not touch the graph: a `Deferred` adds its
+ops only when it is materialized.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 
 from amct_tensorflow.graph.edit import at_root
 
-Value: TypeAlias = "np.ndarray | tf.Tensor"
+
+class Deferred:
+    """An expression of tensors that is not in the graph yet."""
+
+    __array_ufunc__ = None  # an array on the left leaves the operator to this class
+
+    def __init__(self, build: Callable[[], tf.Tensor]) -> None:
+        self._build = build
+
+    def build(self) -> tf.Tensor:
+        """Returns the tensor; adds ops to the default graph."""
+        return self._build()
+
+    def apply(self, function: Callable[[tf.Tensor], tf.Tensor]) -> Deferred:
+        """Returns function(self), deferred."""
+        return Deferred(lambda: function(self.build()))
+
+    def __add__(self, other: Value | float) -> Deferred:
+        return _combine(operator.add, self, other)
+
+    def __radd__(self, other: Value | float) -> Deferred:
+        return _combine(operator.add, other, self)
+
+    def __sub__(self, other: Value | float) -> Deferred:
+        return _combine(operator.sub, self, other)
+
+    def __rsub__(self, other: Value | float) -> Deferred:
+        return _combine(operator.sub, other, self)
+
+    def __mul__(self, other: Value | float) -> Deferred:
+        return _combine(operator.mul, self, other)
+
+    def __rmul__(self, other: Value | float) -> Deferred:
+        return _combine(operator.mul, other, self)
+
+    def __truediv__(self, other: Value | float) -> Deferred:
+        return _combine(operator.truediv, self, other)
+
+    def __rtruediv__(self, other: Value | float) -> Deferred:
+        return _combine(operator.truediv, other, self)
+
+
+Value: TypeAlias = np.ndarray | Deferred
+
+
+def _combine(operation: Callable[[Any, Any], Any], left: Value | float, right: Value | float) -> Deferred:
+    return Deferred(
+        lambda: operation(*(side.build() if isinstance(side, Deferred) else side for side in (left, right)))
+    )
+
 
 _PASS_THROUGH = ("Identity", "StopGradient", "Snapshot", "PreventGradient")
 _VARIABLES = ("VarHandleOp", "VariableV2", "Variable")
@@ -58,42 +109,31 @@ def is_parameter(tensor: tf.Tensor) -> bool:
 
 
 def value_of(parameter: tf.Tensor) -> Value:
-    """Returns the constant behind the tensor, or the tensor itself if there is a variable."""
+    """Returns the constant behind the tensor, or the tensor itself, deferred, if there is a variable."""
     value = constant_value(parameter)
-    return parameter if value is None else value
+    return Deferred(lambda: parameter) if value is None else value
 
 
 def materialize(graph: tf.Graph, value: Value, name: str) -> tf.Tensor:
-    """Returns the value as a tensor of `graph`: a Const called `name`, or the tensor that it is."""
-    if isinstance(value, tf.Tensor):
-        return value
+    """Returns the value as a tensor of `graph`: a Const called `name`, or the result of the deferred ops."""
     with at_root(graph):
-        return tf.constant(value, name=name)
+        return value.build() if isinstance(value, Deferred) else tf.constant(value, name=name)
 
 
 def reshape(value: Value, shape: Sequence[int]) -> Value:
     """np.reshape or tf.reshape."""
-    if isinstance(value, tf.Tensor):
-        with at_root(value.graph):
-            return tf.reshape(value, shape)
+    if isinstance(value, Deferred):
+        return value.apply(lambda tensor: tf.reshape(tensor, shape))
     return np.reshape(value, shape)
 
 
 def broadcast_to(value: Value, shape: Sequence[int]) -> Value:
     """np.broadcast_to or tf.broadcast_to."""
-    if isinstance(value, tf.Tensor):
-        with at_root(value.graph):
-            return tf.broadcast_to(value, shape)
+    if isinstance(value, Deferred):
+        return value.apply(lambda tensor: tf.broadcast_to(tensor, shape))
     return np.broadcast_to(value, shape)
 
 
 def sqrt(value: Value) -> Value:
     """np.sqrt or tf.sqrt."""
-    return tf.sqrt(value) if isinstance(value, tf.Tensor) else np.sqrt(value)
-
-
-def shape_of(value: Value) -> tuple[int, ...] | None:
-    """Returns the static shape, or None if it is not fully known."""
-    if isinstance(value, np.ndarray):
-        return value.shape
-    return tuple(value.shape) if value.shape.is_fully_defined() else None
+    return value.apply(tf.sqrt) if isinstance(value, Deferred) else np.sqrt(value)

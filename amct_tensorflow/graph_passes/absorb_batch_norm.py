@@ -8,7 +8,8 @@ Cases, for a layer that may be fused:
 1. Its output (with bias) goes to FusedBatchNorm, V2 or V3 and nowhere else: folded, if the batch norm is in
    inference mode and gamma, beta, mean and variance are parameters.
 2. The same behind a MatMul and a Reshape that keeps the channels last: folded, the Reshape stays.
-3. The output has other consumers or is fetched itself, the batch norm is in training mode, has other outputs in
+3. A bias that the layer could not absorb stands between them: left alone.
+4. The output has other consumers or is fetched itself, the batch norm is in training mode, has other outputs in
    use, computed parameters or other channels, or its fold is not finite (a variance of 0 without epsilon): left
    alone, and `Layer.unfused_because` says why.
 
@@ -25,7 +26,7 @@ import tensorflow as tf
 from amct_tensorflow.graph.edit import consumers, sole_consumer
 from amct_tensorflow.graph.values import Value, constant_value, is_parameter, reshape, sqrt, value_of
 from amct_tensorflow.graph_passes.workspace import Layer, Workspace
-from amct_tensorflow.layers import data_format
+from amct_tensorflow.layers import data_format, is_bias
 
 BATCH_NORMS = ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
 
@@ -33,7 +34,7 @@ BATCH_NORMS = ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
 @dataclasses.dataclass(frozen=True)
 class _BatchNorm:
     op: tf.Operation
-    reshaped: tf.Operation | None  # the Reshape between the layer and the batch norm
+    between: tf.Operation | None  # the op between it and what the layer has absorbed
 
     def parameter(self, index: int) -> Value:
         return value_of(self.op.inputs[index])
@@ -53,15 +54,21 @@ def _find(layer: Layer) -> _BatchNorm | None:
     for op, index in consumers(layer.end):
         if op.type in BATCH_NORMS and index == 0:
             return _BatchNorm(op, None)
-        if op.type == "Reshape" and index == 0 and layer.op.type == "MatMul":
+        if _may_stand_between(layer, op, index):
             for behind, at in consumers(op.outputs[0]):
                 if behind.type in BATCH_NORMS and at == 0:
                     return _BatchNorm(behind, op)
     return None
 
 
+def _may_stand_between(layer: Layer, op: tf.Operation, index: int) -> bool:
+    if op.type == "Reshape":
+        return index == 0 and layer.row.reshapes_before_batch_norm
+    return is_bias(op, index)
+
+
 def _reason_against(workspace: Workspace, layer: Layer, found: _BatchNorm) -> str | None:
-    for before in (layer.end, *(found.reshaped.outputs if found.reshaped else ())):
+    for before in (layer.end, *(found.between.outputs if found.between else ())):
         if workspace.is_output(before):
             return f"{before.op.name} is an output of the model"
         if sole_consumer(before) is None:
@@ -73,8 +80,10 @@ def _reason_against(workspace: Workspace, layer: Layer, found: _BatchNorm) -> st
         return "its statistics are used elsewhere"
     if not all(is_parameter(used) for used in list(op.inputs)[1:5]):
         return "its parameters are computed, not constants or variables"
-    if found.reshaped is not None:
-        return _reason_against_reshape(workspace, layer, found.reshaped, op)
+    if found.between is not None and found.between.type != "Reshape":
+        return f"{found.between.name} before it is not part of the layer"
+    if found.between is not None:
+        return _reason_against_reshape(workspace, layer, found.between, op)
     if data_format(op) != layer.data_format:
         return f"its data_format is {data_format(op)}, the layer's {layer.data_format}"
     return None
@@ -108,7 +117,7 @@ def _fold(layer: Layer, found: _BatchNorm) -> str | None:
             return "the folded parameters are not finite"
     layer.weights, layer.bias = weights, bias
     layer.weights_key = layer.name
-    if found.reshaped is None:
+    if found.between is None:
         layer.absorb(found.op)
     else:
         layer.absorbed.append(found.op.name)

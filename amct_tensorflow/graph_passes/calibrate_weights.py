@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from amct_tensorflow.graph.edit import at_root
-from amct_tensorflow.graph.values import materialize
+from amct_tensorflow.graph.values import Deferred, materialize
 from amct_tensorflow.graph_passes.workspace import Layer, Workspace
 from amct_tensorflow.ops import RecordBook, arq_scales, fake_quantize_weights, tensorflow_ops
 
@@ -37,9 +37,9 @@ class FakeQuantizedWeights:
 
     def __call__(self, workspace: Workspace, layer: Layer) -> tf.Tensor:
         """Returns the tensor; adds it to the graph if it is not there yet."""
-        if not isinstance(layer.weights, np.ndarray):
-            return self._in_graph(workspace, layer)
-        assert layer.scale_w is not None
+        if isinstance(layer.weights, Deferred):
+            return self._in_graph(workspace, layer, layer.weights)
+        assert layer.weights is not None and layer.scale_w is not None
         key = (layer.weights_key, layer.channel_axes)
         if key not in self._constants:
             weights = fake_quantize_weights(layer.weights, layer.scale_w, layer.channel_axes)
@@ -47,10 +47,10 @@ class FakeQuantizedWeights:
             self._constants[key] = materialize(workspace.graph, weights, name)
         return self._constants[key]
 
-    def _in_graph(self, workspace: Workspace, layer: Layer) -> tf.Tensor:
+    def _in_graph(self, workspace: Workspace, layer: Layer, weights: Deferred) -> tf.Tensor:
         with at_root(workspace.graph):
             quantized = tensorflow_ops().quant_arq(
-                layer.weights,
+                weights.build(),
                 record_file=self._book.path,
                 generation=self._book.generation,
                 layers=[layer.name],

@@ -17,6 +17,7 @@ from amct_tensorflow.ops import quantize_weights, tensorflow_ops
 from amct_tensorflow.record import LayerRecord
 
 INT32_MIN, INT32_MAX = -(2.0**31), 2.0**31 - 1
+_LARGEST_FLOAT_IN_INT32 = 2.0**31 - 128
 
 
 def deq_scales(layer: Layer, record: LayerRecord) -> FloatArray:
@@ -62,13 +63,14 @@ def quantized_bias(layer: Layer, record: LayerRecord) -> FloatArray:
         AmctRuntimeError: a value is beyond int32; names the layer.
     """
     assert isinstance(layer.bias, np.ndarray)
-    bias = np.rint(layer.bias.astype(np.float64) / deq_scales(layer, record))
+    ratio = layer.bias.astype(np.float64) / deq_scales(layer, record)
+    bias = np.trunc(ratio + np.copysign(0.5, ratio))  # half away from zero
     if not ((bias >= INT32_MIN) & (bias <= INT32_MAX)).all():
         raise AmctRuntimeError(
             f'Quantized bias of layer "{layer.name}" exceed int32 range: [{INT32_MIN}, {INT32_MAX}], '
             "please add it to skip layer."
         )
-    return bias.astype(np.float32)
+    return np.minimum(bias, _LARGEST_FLOAT_IN_INT32).astype(np.float32)
 
 
 def integer_bias(records: Mapping[str, LayerRecord], workspace: Workspace, layer: Layer) -> tf.Tensor:

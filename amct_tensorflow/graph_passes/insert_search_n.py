@@ -12,7 +12,7 @@ from amct_tensorflow.ops import RecordBook, tensorflow_ops
 def insert_search_n(workspace: Workspace, book: RecordBook, batch_num: int) -> None:
     """Runs the pass, after the one that inserts QuantIfmr."""
     for layer in workspace.layers:
-        if not layer.row.shifts:
+        if not layer.wants_shift:
             continue
         scope = workspace.scope_for(layer, "search_n_quant")
         before = layer.output()

@@ -9,7 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from amct_tensorflow.config import QuantConfig
-from amct_tensorflow.graph.values import materialize
+from amct_tensorflow.errors import AmctValueError
+from amct_tensorflow.graph.values import Deferred, materialize
 from amct_tensorflow.graph_passes.absorb_batch_norm import absorb_batch_norm
 from amct_tensorflow.graph_passes.absorb_bias import absorb_bias
 from amct_tensorflow.graph_passes.calibrate_weights import FakeQuantizedWeights, find_weight_scales
@@ -54,6 +55,11 @@ def plan_deployment(workspace: Workspace, records: Mapping[str, LayerRecord]) ->
         layer.scale_w = np.array(records[layer.name].scale_w or [1.0], np.float32)
         if layer.scale_w.size == 1:
             layer.channel_axes = ()
+        if isinstance(layer.weights, Deferred) or isinstance(layer.bias, Deferred):
+            raise AmctValueError(
+                f"layer {layer.name} gets its parameters from variables: freeze the model, for example with "
+                "convert_variables_to_constants_v2"
+            )
         if layer.bias is not None:
             quantized_bias(layer, records[layer.name])  # raises before anything is done
 

@@ -24,7 +24,7 @@ class Layer:
 
     Attributes:
         name: the op's name in the user's graph, the key of the record.
-        op: the op that computes the layer; a clone, once rewritten, where the original must stay.
+        op: the op that computes the layer: the original, or its clone once rewritten.
         row: its op type.
         fuse: whether a batch norm may be folded into it.
         weights: shape as the op has them; None for op types without.
@@ -33,10 +33,12 @@ class Layer:
         end: see above.
         absorbed: names of the user's ops that the layer stands for, the layer first.
         channel_axes: axes of the weights with a scale of their own; empty for one scale.
+        bias_stays: whether a bias follows that the layer could not absorb here; it may in another graph of the model.
         unfused_because: why the batch norm behind it, if there is one, is not folded into it.
         scale_w: one value or one per channel; None if an op of the graph computes it, or without weights.
         result: once rewritten, the tensor that is the layer's output now.
         inserted: once rewritten, the ops that belong to the layer.
+        clones: once rewritten, name of an original op -> name of its clone.
         bypassed: absorbed ops behind a Reshape that stays.
         scale_d_tensor, scale_w_tensor: in a calibration graph, the outputs of the ops that find the scales.
     """
@@ -51,10 +53,12 @@ class Layer:
     end: tf.Tensor
     absorbed: list[str]
     channel_axes: tuple[int, ...]
+    bias_stays: bool = False
     unfused_because: str | None = None
     scale_w: FloatArray | None = None
     result: tf.Tensor | None = None
     inserted: list[tf.Operation] = dataclasses.field(default_factory=list)
+    clones: dict[str, str] = dataclasses.field(default_factory=dict)
     bypassed: list[tf.Operation] = dataclasses.field(default_factory=list)
     scale_d_tensor: tf.Tensor | None = None
     scale_w_tensor: tf.Tensor | None = None
@@ -96,6 +100,11 @@ class Layer:
     def channels(self) -> int:
         """The number of output channels; only for layers with weights."""
         return self.row.channels(self.op)
+
+    @property
+    def wants_shift(self) -> bool:
+        """Whether a calibration shall find the shift of its result, which must be that with the bias."""
+        return self.row.shifts and not self.bias_stays
 
     def absorb(self, op: tf.Operation) -> None:
         """Takes the place of `op`, whose input `end` was, too."""

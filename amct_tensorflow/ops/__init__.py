@@ -143,8 +143,12 @@ class RecordBook:
         wants_weights: bool,
         wants_shift: bool,
         skip_fusion: bool,
+        zero_shifts: int = 0,
     ) -> None:
-        """Adds the entry of a layer. `scale_w` is None if an op finds it, or there are no weights."""
+        """Adds the entry of a layer, with so many shifts of 0 if it is not to be shifted.
+
+        `scale_w` is None if an op finds it, or there are no weights.
+        """
         scales = np.ascontiguousarray(() if scale_w is None else scale_w, np.float32)
         native().AmctAddLayer(
             self.path.encode(),
@@ -154,6 +158,7 @@ class RecordBook:
             int(wants_weights),
             int(wants_shift),
             int(skip_fusion),
+            ctypes.c_int64(zero_shifts),
         )
 
     def write(self) -> None:

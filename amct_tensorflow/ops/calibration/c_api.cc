@@ -32,7 +32,7 @@ void AmctCloseRecordBook(const char* path) { amct::CloseRecordBook(path); }
 
 // scale_w may be null with scale_count 0: the weights are calibrated by an op, or there are none.
 void AmctAddLayer(const char* path, const char* layer, const float* scale_w, int64_t scale_count,
-                  int wants_weights, int wants_shift, int skip_fusion) {
+                  int wants_weights, int wants_shift, int skip_fusion, int64_t zero_shifts) {
     const auto book = amct::FindRecordBook(path);
     if (book == nullptr) {
         return;
@@ -43,6 +43,7 @@ void AmctAddLayer(const char* path, const char* layer, const float* scale_w, int
     entry.wants_weights = wants_weights != 0;
     entry.wants_shift = wants_shift != 0;
     entry.skip_fusion = skip_fusion != 0;
+    entry.shift_bit.assign(zero_shifts, 0);
     book->AddLayer(std::move(entry));
 }
 

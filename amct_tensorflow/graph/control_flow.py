@@ -1,0 +1,28 @@
+"""Which ops run inside v1 control flow, where no op of the outside may be put between them."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+# From an op of the first kind on, everything is inside, up to an op of the second kind.
+_REGIONS = (
+    (("Enter", "RefEnter"), ("Exit", "RefExit")),
+    (("Switch", "RefSwitch"), ("Merge", "RefMerge", "Exit", "RefExit")),
+)
+
+
+def ops_in_control_flow(graph: tf.Graph) -> set[str]:
+    """Returns the names of the ops inside while loops and branches of Switch and Merge."""
+    inside: set[str] = set()
+    ops = graph.get_operations()
+    for entries, exits in _REGIONS:
+        seen: set[str] = set()
+        stack = [op for op in ops if op.type in entries]
+        while stack:
+            for output in stack.pop().outputs:
+                for user in output.consumers():
+                    if user.type not in exits and user.name not in seen:
+                        seen.add(user.name)
+                        stack.append(user)
+        inside |= seen
+    return inside

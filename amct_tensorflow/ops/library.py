@@ -31,7 +31,7 @@ def _check_version(version: str) -> None:
         low, high = (".".join(map(str, v)) for v in (_version.MIN_TENSORFLOW, _version.MAX_TENSORFLOW))
         raise AmctRuntimeError(
             f"amct_tensorflow {_version.__version__} supports TensorFlow {low} to {high}, but {version} is "
-            f'imported: run pip install "tensorflow>={low},<={high}.*"'
+            f'imported: run pip install "tensorflow>={low},<{high}.99"'
         )
 
 

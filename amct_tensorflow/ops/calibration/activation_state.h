@@ -3,9 +3,11 @@
 #ifndef AMCT_TENSORFLOW_OPS_CALIBRATION_ACTIVATION_STATE_H_
 #define AMCT_TENSORFLOW_OPS_CALIBRATION_ACTIVATION_STATE_H_
 
+#include <algorithm>
 #include <cstring>
 #include <memory>
 #include <mutex>
+#include <vector>
 
 #include "../numerics/ifmr.h"
 
@@ -22,8 +24,8 @@ enum class BatchStatus {
 
 class ActivationState {
  public:
-    // Adds one batch; `factors` receives the factors of all batches so far. An error adds nothing, except
-    // that kBadScale is found only after the last batch.
+    // Adds one batch; `factors` receives the factors of all batches so far. An error adds nothing; kBadScale,
+    // which is found after the last batch, starts again with none.
     BatchStatus Add(const float* values, int64_t size, int64_t batch_num, const IfmrOptions& options,
                     const ParallelFor& parallel_for, ActivationFactors* factors) {
         const std::lock_guard<std::mutex> lock(mutex_);
@@ -42,20 +44,23 @@ class ActivationState {
             data_ = std::make_unique<CalibrationData>();
         }
         data_->Add(values, size, range, parallel_for);
-        CompareWithLastBatch(Fingerprint(values, size, range));
+        if (batch_num > 1) {
+            CompareWithLastBatch(Fingerprint(values, size, parallel_for));
+        }
         ++batches_;
         factors_ = IfmrSearch(*data_, options).Run(parallel_for);
         *factors = factors_;
         if (batches_ < batch_num) {
             return BatchStatus::kAdded;
         }
+        always_zero_ = data_->min() == 0 && data_->max() == 0;
+        data_.reset();
         if (factors_.status != ScaleStatus::kOk) {
-            --batches_;
+            batches_ = 0;  // whichever batch it was: the data are no good together
+            factors_ = ActivationFactors();
             return BatchStatus::kBadScale;
         }
         complete_ = true;
-        always_zero_ = data_->min() == 0 && data_->max() == 0;
-        data_.reset();
         return BatchStatus::kCompleted;
     }
 
@@ -74,20 +79,39 @@ class ActivationState {
     }
 
  private:
-    // A hash of a few thousand values spread over the batch.
-    static uint64_t Fingerprint(const float* values, int64_t size, const Range& range) {
-        constexpr int64_t kSamples = 4096;
-        uint64_t hash = 1469598103934665603ull;
-        const auto mix = [&hash](float value) {
-            uint32_t bits;
-            std::memcpy(&bits, &value, sizeof(bits));
-            hash = (hash ^ bits) * 1099511628211ull;
-        };
-        mix(range.min);
-        mix(range.max);
-        mix(static_cast<float>(size));
-        for (int64_t i = 0; i < size; i += std::max<int64_t>(size / kSamples, 1)) {
-            mix(values[i]);
+    // A hash of all values, in order. Pieces are of fixed size: the threads do not matter.
+    static uint64_t Fingerprint(const float* values, int64_t size, const ParallelFor& parallel_for) {
+        constexpr int64_t kPiece = 1 << 18;
+        std::vector<uint32_t> hashes((size + kPiece - 1) / kPiece);
+        parallel_for(static_cast<int64_t>(hashes.size()), kPiece, [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; ++i) {
+                hashes[i] = HashPiece(values + i * kPiece, std::min(kPiece, size - i * kPiece));
+            }
+        });
+        uint64_t hash = static_cast<uint64_t>(size);
+        for (const uint32_t piece : hashes) {
+            hash = (hash ^ piece) * 1099511628211ull;
+        }
+        return hash;
+    }
+
+    // FNV-1a in independent lanes, which vectorize.
+    AMCT_VECTORIZED static uint32_t HashPiece(const float* values, int64_t size) {
+        constexpr int kLanes = 32;
+        constexpr uint32_t kPrime = 16777619u;
+        uint32_t lanes[kLanes];
+        std::fill(lanes, lanes + kLanes, 2166136261u);
+        uint32_t bits[kLanes] = {};
+        for (int64_t i = 0; i < size; i += kLanes) {
+            const int64_t count = std::min<int64_t>(kLanes, size - i);
+            std::memcpy(bits, values + i, static_cast<size_t>(count) * sizeof(float));
+            for (int lane = 0; lane < kLanes; ++lane) {
+                lanes[lane] = (lanes[lane] ^ bits[lane]) * kPrime;
+            }
+        }
+        uint32_t hash = 0;
+        for (const uint32_t lane : lanes) {
+            hash = (hash ^ lane) * kPrime;
         }
         return hash;
     }

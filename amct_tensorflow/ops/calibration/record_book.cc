@@ -130,19 +130,19 @@ LayerEntry* RecordBook::Find(const std::string& layer) {
     return found == index_.end() ? nullptr : &entries_[found->second];
 }
 
-void RecordBook::CountActivationBatch(const std::vector<std::string>& layers) {
+void RecordBook::SetActivationBatches(const std::vector<std::string>& layers, int64_t batches) {
     const std::lock_guard<std::mutex> lock(mutex_);
     for (const std::string& layer : layers) {
         if (LayerEntry* entry = Find(layer)) {
-            ++entry->activation_batches;
+            entry->activation_batches = batches;
         }
     }
 }
 
-void RecordBook::CountShiftBatch(const std::string& layer) {
+void RecordBook::SetShiftBatches(const std::string& layer, int64_t batches) {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (LayerEntry* entry = Find(layer)) {
-        ++entry->shift_batches;
+        entry->shift_batches = batches;
     }
 }
 

@@ -61,8 +61,8 @@ class RecordBook {
     std::shared_ptr<ShiftState> Shift(const std::string& layer);
 
     // Progress, for the message about a calibration that is not finished.
-    void CountActivationBatch(const std::vector<std::string>& layers);
-    void CountShiftBatch(const std::string& layer);
+    void SetActivationBatches(const std::vector<std::string>& layers, int64_t batches);
+    void SetShiftBatches(const std::string& layer, int64_t batches);
 
     // Results, written to the file when all layers are complete or the last write is some time ago. They
     // return an error message, empty when all is well.

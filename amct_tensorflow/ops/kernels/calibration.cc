@@ -84,6 +84,11 @@ class QuantIfmrOp : public CalibrationOp {
                         options_.search_end - options_.search_start <= 1e6f * options_.search_step,
                     absl::InvalidArgumentError(
                         absl::StrCat("QuantIfmr: the search needs 0 < start <= end and a step above 0")));
+        for (const float percentile : {options_.max_percentile, options_.min_percentile}) {
+            OP_REQUIRES(context, percentile > 0 && percentile <= 1,
+                        absl::InvalidArgumentError(absl::StrCat(
+                            "QuantIfmr: a percentile must be above 0 and at most 1, not ", percentile)));
+        }
     }
 
     void Compute(OpKernelContext* context) override {
@@ -112,10 +117,10 @@ class QuantIfmrOp : public CalibrationOp {
             case BatchStatus::kIgnored:
                 return;
             case BatchStatus::kAdded:
-                book->CountActivationBatch(layers_);
+                book->SetActivationBatches(layers_, state->batches());
                 return;
             case BatchStatus::kCompleted:
-                book->CountActivationBatch(layers_);
+                book->SetActivationBatches(layers_, state->batches());
                 Announce(*state, *factors);
                 Report(context, book->SetActivation(layers_, factors->scale, factors->offset));
                 return;
@@ -129,6 +134,7 @@ class QuantIfmrOp : public CalibrationOp {
                     "the activation of ", Quoted(layers_), " has invalid value inf or nan: ", kSkipRemedy)));
                 return;
             case BatchStatus::kBadScale:
+                book->SetActivationBatches(layers_, state->batches());
                 context->SetStatus(absl::InvalidArgumentError(
                     absl::StrCat(Quoted(layers_),
                                  " calculate scale failed. Not support scale greater than 1 / FLT_EPSILON: ",
@@ -162,6 +168,9 @@ class QuantArqOp : public CalibrationOp {
         OP_REQUIRES_OK(context, context->GetAttr("layers", &layers_));
         OP_REQUIRES_OK(context, context->GetAttr("channel_axes", &channel_axes_));
         OP_REQUIRES_OK(context, context->GetAttr("num_bits", &num_bits_));
+        OP_REQUIRES(
+            context, num_bits_ >= 2 && num_bits_ <= 16,
+            absl::InvalidArgumentError(absl::StrCat("QuantArq: num_bits must be in 2..16, not ", num_bits_)));
         for (size_t i = 1; i < channel_axes_.size(); ++i) {
             OP_REQUIRES(context, channel_axes_[i] == channel_axes_[i - 1] + 1,
                         absl::InvalidArgumentError(
@@ -254,8 +263,9 @@ class SearchNOp : public CalibrationOp {
             deq_scales[c] = context->input(1).flat<float>()(0) * scale_w.flat<float>()(c);
         }
         std::vector<uint32_t> shifts;
-        const BatchStatus status = book->Shift(layer_)->Add(
-            values.flat<float>().data(), view, deq_scales.data(), batch_num_, ThreadPoolOf(context), &shifts);
+        const std::shared_ptr<ShiftState> state = book->Shift(layer_);
+        const BatchStatus status = state->Add(values.flat<float>().data(), view, deq_scales.data(),
+                                              batch_num_, ThreadPoolOf(context), &shifts);
         OP_REQUIRES(
             context, status != BatchStatus::kEmpty,
             absl::InvalidArgumentError(absl::StrCat("the output of layer \"", layer_,
@@ -264,7 +274,7 @@ class SearchNOp : public CalibrationOp {
                     absl::InvalidArgumentError(absl::StrCat(
                         "the output of layer \"", layer_, "\" has invalid value inf or nan: ", kSkipRemedy)));
         if (status != BatchStatus::kIgnored) {
-            book->CountShiftBatch(layer_);
+            book->SetShiftBatches(layer_, state->batches());
         }
         if (status == BatchStatus::kCompleted) {
             Report(context, book->SetShift(layer_, shifts));

@@ -100,11 +100,6 @@ class AscendWeightQuantOp : public DeploymentOp {
         const int8_t* offsets = offset.flat<int8_t>().data();
         float* y = output->flat<float>().data();
         const ParallelFor parallel_for = ThreadPoolOf(context);
-        if (std::all_of(offsets, offsets + offset.NumElements(), [](int8_t value) { return value == 0; })) {
-            parallel_for(input.NumElements(), 1,
-                         [&](int64_t begin, int64_t end) { std::copy(x + begin, x + end, y + begin); });
-            return;
-        }
         OP_REQUIRES(context, offset.dims() <= input.dims(), BadOffset(offset));
         std::vector<int64_t> strides(input.dims(), 0);  // of offset_w along each axis of x
         int64_t stride = 1;
@@ -113,6 +108,11 @@ class AscendWeightQuantOp : public DeploymentOp {
             OP_REQUIRES(context, size == 1 || size == input.dim_size(axis), BadOffset(offset));
             strides[axis] = size == 1 ? 0 : stride;
             stride *= size;
+        }
+        if (std::all_of(offsets, offsets + offset.NumElements(), [](int8_t value) { return value == 0; })) {
+            parallel_for(input.NumElements(), 1,
+                         [&](int64_t begin, int64_t end) { std::copy(x + begin, x + end, y + begin); });
+            return;
         }
         parallel_for(input.NumElements(), 8, [&](int64_t begin, int64_t end) {
             for (int64_t i = begin; i < end; ++i) {

@@ -178,10 +178,13 @@ class Histogram {
             }
             const int64_t old_bin = first_bin_ + static_cast<int64_t>(bin);
             const int64_t new_bin = old_bin >> std::min(merged, 62);
-            const int64_t offset = old_bin - new_bin * (int64_t{1} << std::min(merged, 40));
-            const int64_t position = positions_[bin] + (offset << kFractionBits) * counts_[bin];
+            // Within the new bin, in units of the old one: a double, since merged has no small bound.
+            const double offset =
+                static_cast<double>(old_bin) - std::ldexp(static_cast<double>(new_bin), merged);
+            const double position = offset * (1 << kFractionBits) * static_cast<double>(counts_[bin]) +
+                                    static_cast<double>(positions_[bin]);
             counts[new_bin - first_bin] += counts_[bin];
-            positions[new_bin - first_bin] += position >> std::min(merged, 62);
+            positions[new_bin - first_bin] += static_cast<int64_t>(std::ldexp(position, -merged));
         }
         counts_ = std::move(counts);
         positions_ = std::move(positions);

@@ -98,9 +98,10 @@ class SearchN {
     static constexpr int64_t kWidth = 64;      // columns of a run that has one channel
     static constexpr int64_t kBlockRows = 64;  // float sums stay short
 
+    // |s| = round(peak) reaches 2^(15 + n) where the clipping at n starts.
     static int LeastShiftWithoutClipping(float peak) {
         int n = 1;
-        while (n < kMaxShift && peak > static_cast<float>((1 << (15 + n)) - 1)) {
+        while (n < kMaxShift && peak + 0.5f >= std::ldexp(1.0f, 15 + n)) {
             ++n;
         }
         return n;

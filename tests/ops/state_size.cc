@@ -1,0 +1,97 @@
+// Feeds millions of values to what the calibration keeps of a tensor, and prints "<case> <most StateBytes()>".
+//
+// Compiled by test_state_size.py, without TensorFlow and with the sanitizer of undefined behaviour.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <functional>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "../../amct_tensorflow/ops/numerics/deploy.h"
+#include "../../amct_tensorflow/ops/numerics/ifmr.h"
+#include "../../amct_tensorflow/ops/numerics/search_n.h"
+
+namespace {
+
+using amct::Serially;
+using Batch = std::vector<float>;
+
+// Values of a normal distribution, drawn once; each call goes on where the last one stopped.
+Batch Normal(int64_t size, float gain) {
+    static const Batch pool = [] {
+        std::mt19937 generator(1);
+        std::normal_distribution<float> normal(0.0f, 1.0f);
+        Batch values((1 << 20) + 7);
+        std::generate(values.begin(), values.end(), [&] { return normal(generator); });
+        return values;
+    }();
+    static size_t next = 0;
+    Batch batch(size);
+    for (float& value : batch) {
+        value = pool[next++ % pool.size()] * gain;
+    }
+    return batch;
+}
+
+// Feeds the batches, then searches, for the sake of the sanitizer; the factors must be usable.
+void Activations(const std::string& name, int batches, const std::function<Batch(int)>& batch) {
+    amct::CalibrationData data;
+    size_t most = 0;
+    for (int i = 0; i < batches; ++i) {
+        const Batch values = batch(i);
+        const int64_t size = static_cast<int64_t>(values.size());
+        data.Add(values.data(), size, amct::FindRange(values.data(), size, Serially), Serially);
+        most = std::max(most, data.StateBytes());
+    }
+    amct::IfmrOptions options;
+    options.search_step = 0.1f;
+    options.max_percentile = options.min_percentile = 0.999f;
+    const amct::ActivationFactors factors = amct::IfmrSearch(data, options).Run(Serially);
+    const bool usable = factors.scale > 0 && factors.offset >= -128 && factors.offset <= 127;
+    std::printf("%s %zu %s\n", name.c_str(), most, usable ? "usable" : "unusable");
+}
+
+void Shifts(int64_t channels, int batches, int64_t rows) {
+    amct::SearchN search(channels);
+    const Batch deq_scales(channels, 1e-5f);
+    size_t most = 0;
+    for (int i = 0; i < batches; ++i) {
+        const Batch values = Normal(rows * channels, 1.0f);
+        search.Add(values.data(), {rows, channels, 1}, deq_scales.data(), i + 1 == batches, Serially);
+        most = std::max(most, search.StateBytes());
+    }
+    bool usable = true;
+    for (const uint32_t shift : search.Shifts()) {
+        usable = usable && shift >= 1 && shift <= 16;
+    }
+    std::printf("shifts_of_%d_channels %zu %s\n", static_cast<int>(channels), most,
+                usable ? "usable" : "unusable");
+}
+
+}  // namespace
+
+int main() {
+    constexpr int64_t kLimit = amct::CalibrationData::kMostValues;
+    Activations("many_small_batches", 400, [](int) { return Normal(5000, 1.0f); });
+    Activations("few_large_batches", 3, [](int) { return Normal(1000000, 1.0f); });
+    Activations("exactly_the_limit", 2, [](int) { return Normal(kLimit / 2, 1.0f); });
+    Activations("just_beyond_the_limit", kLimit / 4096 + 1, [](int) { return Normal(4096, 1.0f); });
+    Activations("growing", 100, [](int i) { return Normal(20000, std::ldexp(1e-8f, i)); });
+    Activations("shrinking", 60, [](int i) { return Normal(20000, std::ldexp(1e8f, -i)); });
+    Activations("growing_from_tiny", 3, [](int i) { return Normal(600000, i == 0 ? 1e-15f : 1.0f); });
+    Activations("tiny_negative_constant_first", 2,
+                [](int i) { return i == 0 ? Batch(4000000, -1e-12f) : Normal(600000, 1.0f); });
+    Activations("zeros_first", 2, [](int i) { return Normal(600000, i == 0 ? 0.0f : 1.0f); });
+    Activations("subnormal", 2, [](int) { return Batch(600000, 1e-44f); });
+    Activations("constant", 3, [](int) { return Batch(1000000, 3.0f); });
+    Activations("negative_constant", 3, [](int) { return Batch(1000000, -3.0f); });
+    Activations("almost_too_large", 2, [](int i) { return Batch(600000, i == 0 ? 1e9f : -1e9f); });
+    Activations("the_largest_floats", 2, [](int i) { return Batch(600000, i == 0 ? 3.4e38f : -3.4e38f); });
+    Shifts(1, 5, 100000);
+    Shifts(64, 5, 2000);
+    Shifts(4096, 3, 70);
+    return 0;
+}

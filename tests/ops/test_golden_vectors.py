@@ -1,0 +1,118 @@
+"""The real ops, and their NumPy twin, against the outputs of the vendor's original kernels."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import numpy_twin as twin
+import pytest
+
+from amct_tensorflow import ops
+
+
+@functools.cache
+def load_cases(folder: Path, name: str) -> list[dict]:
+    return json.loads((folder / "golden" / f"{name}.json").read_text())
+
+
+@functools.cache
+def load_inputs(folder: Path):
+    spec = importlib.util.spec_from_file_location("golden_inputs", folder / "golden" / "inputs.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def golden(shared):
+    """Returns the cases of one golden file, each with its batches."""
+    if not (shared / "golden").is_dir():
+        pytest.skip(f"needs the golden vectors in {shared}")
+    return lambda name: [(case, load_inputs(shared).make(case)) for case in load_cases(shared, name)]
+
+
+def ifmr_options(case: dict) -> dict:
+    return {key: case[key] for key in ("with_offset", "num_bits", "search_step", "max_percentile", "min_percentile")}
+
+
+def describe(case: dict) -> str:
+    return f"seed {case['seed']}: {case['dist']} {case['shape']} x {len(case['gain'])}"
+
+
+def test_quant_ifmr(golden, calibrate):
+    wrong = []
+    for case, batches in golden("ifmr"):
+        start, end = case["search_range"]
+        scale, offset = calibrate(batches, **ifmr_options(case), search_start=start, search_end=end)
+        same = offset == case["offset_d"] and np.isclose(scale, case["scale_d"], rtol=1e-6, atol=0)
+        if not same and not is_near_tie(case, batches, scale, offset):
+            wrong.append(f"{describe(case)}: {scale}, {offset}, not {case['scale_d']}, {case['offset_d']}")
+    assert not wrong
+
+
+def is_near_tie(case: dict, batches: list[np.ndarray], scale: np.float32, offset: int) -> bool:
+    """Whether the factors are those of a candidate within 0.1 % of the best over all values."""
+    values = np.concatenate([batch.ravel() for batch in batches])
+    candidates = twin.ifmr_candidates(values, **ifmr_options(case), search_range=case["search_range"])
+    losses = twin.ifmr_losses(values, candidates)
+    return any(
+        candidate.scale is not None
+        and np.isclose(scale, candidate.scale, rtol=1e-6, atol=0)
+        and offset == candidate.offset
+        and loss <= losses.min() * 1.001
+        for candidate, loss in zip(candidates, losses, strict=True)
+    )
+
+
+def test_ifmr_twin(golden):
+    """The reference itself, where it is cheap: what the other tests rest on."""
+    cases = [(case, batches) for case, batches in golden("ifmr") if sum(batch.size for batch in batches) < 30000]
+    assert len(cases) > 50
+    for case, batches in cases:
+        values = np.concatenate([batch.ravel() for batch in batches])
+        best = twin.ifmr(values, **ifmr_options(case), search_range=case["search_range"])
+        near = is_near_tie(case, batches, np.float32(case["scale_d"]), case["offset_d"])
+        assert near or best.offset == case["offset_d"], describe(case)
+        assert near or np.isclose(best.scale, case["scale_d"], rtol=1e-6, atol=0), describe(case)
+
+
+def arq_axes(case: dict) -> list[int]:
+    return [case["channel_axis"]] if case["channel_wise"] else []
+
+
+def test_quant_arq(golden, open_book, quant_arq):
+    for case, (weights,) in golden("arq"):
+        result = quant_arq(open_book(scale_w=None), weights, channel_axes=arq_axes(case), num_bits=case["num_bits"])
+        np.testing.assert_allclose(result.scale, case["scale_w"], rtol=1e-6, atol=0, err_msg=describe(case))
+
+
+def test_arq_through_ctypes(golden):
+    for case, (weights,) in golden("arq"):
+        scales = ops.arq_scales(weights, arq_axes(case), layer="conv", num_bits=case["num_bits"])
+        np.testing.assert_allclose(scales, case["scale_w"], rtol=1e-6, atol=0, err_msg=describe(case))
+
+
+def test_arq_twin(golden):
+    for case, (weights,) in golden("arq"):
+        scales = twin.arq_scales(weights, arq_axes(case), case["num_bits"])
+        np.testing.assert_allclose(scales, case["scale_w"], rtol=1e-6, atol=0, err_msg=describe(case))
+
+
+def test_search_n(golden, find_shifts):
+    equal = []
+    for case, batches in golden("searchn"):
+        equal += np.equal(find_shifts(batches, case["deq_scale"]), case["shift_bit"]).tolist()
+    assert len(equal) >= 100
+    assert np.mean(equal) >= 0.99
+
+
+def test_search_n_twin(golden):
+    equal = []
+    for case, batches in golden("searchn"):
+        shifts = twin.search_n(batches, np.array(case["deq_scale"], np.float32))
+        equal += np.equal(shifts, case["shift_bit"]).tolist()
+    assert np.mean(equal) >= 0.99

@@ -1,0 +1,93 @@
+"""A calibration that is killed leaves the record file of some earlier moment, whole."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from amct_tensorflow.ops import build
+from amct_tensorflow.record import LayerRecord, read_record
+
+FOLDER = Path(__file__).parent
+LAYERS = 1500
+
+
+def wait_for(condition, *, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.01)
+
+
+def test_ops_that_are_killed(tmp_path):
+    path = tmp_path / "record.txt"
+    package = str(FOLDER.parents[1])
+    process = subprocess.Popen(
+        [sys.executable, str(FOLDER / "calibrate_many_layers.py"), str(path), str(LAYERS), "4"],
+        env=os.environ | {"PYTHONPATH": package, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        cwd=tmp_path,
+    )
+    try:
+        wait_for(lambda: path.exists() and path.read_text().count("scale_d") >= 2)
+    finally:
+        process.kill()
+    assert process.wait() == -9  # killed at work
+    done = read_calibrated(path)
+    assert 2 <= done < LAYERS
+
+
+def read_calibrated(path: Path) -> int:
+    """Returns how many layers have factors; these come first, are right, and the others have none."""
+    records = list(read_record(path).items())
+    assert [name for name, _ in records] == [f"net/layer_{i}/Conv2D" for i in range(LAYERS)]
+    done = sum(record.scale_d is not None for _, record in records)
+    untouched = LayerRecord(scale_w=(1.0,), offset_w=(0,))
+    for i, (_, record) in enumerate(records):
+        scale = float(np.float32(i + 1) / np.float32(255))
+        assert record == (replace(untouched, scale_d=scale, offset_d=-128) if i < done else untouched)
+    return done
+
+
+@pytest.fixture(scope="module")
+def record_writer(tmp_path_factory) -> Path:
+    """The program of record_writer.cc."""
+    try:
+        compiler = build.find_compiler().split()
+    except build.BuildError:
+        pytest.skip("needs a C++ compiler")
+    program = tmp_path_factory.mktemp("record_writer") / "record_writer"
+    sources = [str(FOLDER / "record_writer.cc"), str(build.OPS_DIR / "calibration" / "record_book.cc")]
+    flags = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread"]
+    subprocess.run([*compiler, *flags, *sources, "-o", str(program)], check=True)
+    return program
+
+
+def test_many_kills_while_writing(record_writer, tmp_path):
+    path = tmp_path / "record.txt"
+    random.seed(0)
+    for _ in range(20):
+        process = subprocess.Popen([str(record_writer), str(path), "300"], cwd=tmp_path)
+        time.sleep(random.uniform(0.005, 0.05))
+        process.kill()
+        assert process.wait() == -9
+        if path.exists():
+            assert_one_moment(path)
+    assert path.exists()
+
+
+def assert_one_moment(path: Path) -> None:
+    """All layers are of the same write, and those of scale_d k + 1 of scale_w k."""
+    records = read_record(path)
+    assert len(records) == 300
+    (record,) = set(records.values())
+    (write,) = record.scale_w
+    offset = int(write) % 256 - 128
+    assert (record.scale_d, record.offset_d) in [(None, None), (write + 1, offset)]

@@ -1,0 +1,58 @@
+"""Calibration keeps at most 2 MB of a tensor, however many values it sees. The numerics compile by themselves."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from amct_tensorflow.ops import build
+
+MOST_BYTES = 2_000_000
+SOURCE = Path(__file__).with_name("state_size.cc")
+FLAGS = ("-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-fsanitize=undefined")
+
+
+@pytest.fixture(scope="module")
+def compiler() -> list[str]:
+    try:
+        return build.find_compiler().split()
+    except build.BuildError:
+        pytest.skip("needs a C++ compiler")
+
+
+@pytest.fixture(scope="module")
+def state_size(compiler, tmp_path_factory) -> subprocess.CompletedProcess:
+    """The finished run of state_size.cc."""
+    program = tmp_path_factory.mktemp("state_size") / "state_size"
+    subprocess.run([*compiler, *FLAGS, str(SOURCE), "-o", str(program)], check=True)
+    return subprocess.run([str(program)], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def cases(state_size) -> list[list[str]]:
+    """One [name, bytes, "usable"] per case."""
+    lines = [line.split() for line in state_size.stdout.splitlines()]
+    assert len(lines) >= 15
+    return lines
+
+
+def test_state_is_bounded(state_size, cases):
+    assert state_size.returncode == 0
+    assert {name: int(size) for name, size, _ in cases if int(size) > MOST_BYTES} == {}
+
+
+def test_factors_are_usable(cases):
+    assert [name for name, _, usable in cases if usable != "usable"] == []
+
+
+def test_behaviour_is_defined(state_size):
+    """The sanitizer reports, for example, integers that overflow."""
+    assert state_size.stderr == ""
+
+
+def test_every_numeric_header_was_compiled(compiler):
+    rule = subprocess.run([*compiler, "-MM", str(SOURCE)], capture_output=True, text=True, check=True).stdout
+    compiled = {Path(word).name for word in rule.split() if "/numerics/" in word}
+    assert compiled == {path.name for path in (build.OPS_DIR / "numerics").glob("*.h")}

@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TENSORFLOW ?= tensorflow>=2.16,<2.22
+PYTHON_CODE := amct_tensorflow benchmarks samples tests setup.py
 CPP := $(wildcard amct_tensorflow/ops/*/*.h amct_tensorflow/ops/*/*.cc)
 
 .PHONY: demo test lint bench clean
@@ -16,8 +17,8 @@ test: lint
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/ready
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/ruff check $(PYTHON_CODE)
+	$(BIN)/ruff format --check $(PYTHON_CODE)
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(CPP)
 

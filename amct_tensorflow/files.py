@@ -73,6 +73,4 @@ def write_files(contents: Mapping[str, bytes], *, kind: str) -> None:
 def warn_if_exists(path: str, module: str) -> None:
     """Logs a warning, as the vendor's tool does, if `path` is about to be overwritten."""
     if os.path.exists(path):
-        LOGGER.push_warning_message(
-            f"The file already exists at {os.path.abspath(path)}, and it will be overwritten by AMCT", module
-        )
+        LOGGER.push_warning_message(f"The file already exists at {path}, and it will be overwritten by AMCT", module)

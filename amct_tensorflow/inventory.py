@@ -10,8 +10,9 @@ import tensorflow as tf
 
 from amct_tensorflow.config import LayerTraits
 from amct_tensorflow.errors import AmctValueError
+from amct_tensorflow.graph.control_flow import ops_in_functions
 from amct_tensorflow.graph_passes.workspace import Layer
-from amct_tensorflow.layers import FoundLayer, find_layers
+from amct_tensorflow.layers import FoundLayer, find_layers, quantizable_types
 from amct_tensorflow.log import LOGGER
 from amct_tensorflow.ops import AMCT_OP_TYPES
 
@@ -45,7 +46,16 @@ class Inventory:
     @functools.cached_property
     def reasons(self) -> dict[str, str]:
         """Why the others are not quantizable."""
-        return {name: found.reason for name, found in self.layers.items() if found.reason is not None}
+        reasons = {name: found.reason for name, found in self.layers.items() if found.reason is not None}
+        return reasons | {label: reason for _, label, reason in self._in_functions}
+
+    @functools.cached_property
+    def _in_functions(self) -> list[tuple[str, str, str]]:
+        """(op type, name, reason) of the layers inside functions, which are out of reach."""
+        return [
+            (op_type, f"{function}/{node}", f"it is inside the function {function}")
+            for function, node, op_type in ops_in_functions(self.graph, quantizable_types())
+        ]
 
     @functools.cached_property
     def all_ops(self) -> frozenset[str]:
@@ -68,9 +78,10 @@ class Inventory:
                 LOGGER.push_warning_message(f"{label}: left float because {found.reason}", module)
             else:
                 LOGGER.push_info_message(f"{label}: left float because {left[name]}", module)
-        LOGGER.push_info_message(
-            f"{len(quantized)} of {len(self.layers)} Conv/MatMul/AvgPool layers are quantized", module
-        )
+        for op_type, name, reason in self._in_functions:
+            LOGGER.push_warning_message(f"{op_type} {name}: left float because {reason}", module)
+        total = len(self.layers) + len(self._in_functions)
+        LOGGER.push_info_message(f"{len(quantized)} of {total} Conv/MatMul/AvgPool layers are quantized", module)
 
 
 def _traits(found: FoundLayer) -> LayerTraits:

@@ -44,8 +44,9 @@ class _LazyFile(logging.Handler):
             if self._stream is not None:
                 self._stream.write(self.format(record) + "\n")
                 self._stream.flush()
-        except OSError:
-            self._failed, self._stream = True, None  # a read-only folder must not stop the work
+        except OSError as error:  # a read-only folder must not stop the work
+            self._failed, self._stream = True, None
+            print(f"{LOG_FILE} cannot be written ({error.strerror}), so it gets no lines", file=sys.stderr)
 
     @staticmethod
     def _open() -> TextIO:

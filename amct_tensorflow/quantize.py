@@ -105,8 +105,8 @@ def _left_out(inventory: Inventory, config: QuantConfig) -> dict[str, str]:
 
 def _open_record(record_file: str, workspace: Workspace, config: QuantConfig) -> RecordBook:
     """Starts the record and writes what is known: the entries and the scales of constant weights."""
-    path = os.path.abspath(record_file)
-    warn_if_exists(path, _MODULE)
+    path = os.path.realpath(record_file)
+    warn_if_exists(record_file, _MODULE)
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
     except OSError as error:

@@ -9,6 +9,7 @@ from amct_tensorflow.arguments import check_types, output_names
 from amct_tensorflow.errors import AmctRuntimeError, AmctValueError, did_you_mean
 from amct_tensorflow.files import warn_if_exists, write_files
 from amct_tensorflow.fusion_info import fusion_info
+from amct_tensorflow.graph.edit import upstream
 from amct_tensorflow.graph.model_file import (
     GraphDef,
     extract,
@@ -51,20 +52,19 @@ def save_model(pb_model: str, outputs: list[str], record_file: str, save_path: s
         raise AmctValueError(f"save_path {save_path} would overwrite the model {pb_model}: choose another prefix")
     graph_def = read_graph_def(pb_model)
     graph = import_graph(graph_def, pb_model)
-    find_outputs(graph, names, pb_model)
+    needed = upstream(find_outputs(graph, names, pb_model))
     inventory = Inventory.of(graph)
-    records = _finished_records(record_file)
-    workspace = Workspace(graph, _layers(inventory, records, pb_model, record_file), frozenset(names))
+    records = _finished_records(record_file, needed)
+    layers = _layers(inventory, records, pb_model, record_file)
+    workspace = Workspace(graph, [layer for layer in layers if layer.name in needed], frozenset(names))
     plan_deployment(workspace, records)
-    _check_fusions(workspace)
     perform_deployment(workspace, records)
     saved = _extract(workspace, names)
     for path in (model_file, json_file):
         warn_if_exists(path, _MODULE)
     mapping = fusion_info(saved, workspace.layers, _prefix(save_path))
-    write_files({model_file: serialize(saved, model_file), json_file: mapping}, kind="quantized model")
-    left = dict.fromkeys(inventory.layers, "the record has no factors for it")
-    inventory.report(workspace.layers, left, _MODULE)
+    write_files({model_file: serialize(saved, model_file), json_file: mapping}, kind="result file")
+    inventory.report(workspace.layers, _left_out(inventory, records, needed, record_file), _MODULE)
     LOGGER.push_info_message(f"The model is saved in <{model_file}>", _MODULE)
 
 
@@ -75,40 +75,57 @@ def _prefix(save_path: str) -> str:
 def _result_files(save_path: str) -> tuple[str, str]:
     """Returns the paths of the model and of the JSON file."""
     prefix = _prefix(save_path)
+    if not save_path:
+        raise AmctValueError("save_path is empty: give a folder and a prefix for the files to write")
     if len(prefix) > 241:
         raise AmctValueError(f"save_path has a prefix of {len(prefix)} characters: at most 241 are allowed")
     start = os.path.join(os.path.dirname(save_path), f"{prefix}_" if prefix else "")
     return start + "quantized.pb", start + "quant.json"
 
 
-def _finished_records(record_file: str) -> dict[str, LayerRecord]:
-    """Reads the record and checks that each layer in it was calibrated to the end."""
-    path = os.path.abspath(record_file)
+def _finished_records(record_file: str, needed: set[str]) -> dict[str, LayerRecord]:
+    """Reads the record and checks that each layer that the outputs need was calibrated to the end."""
+    path = os.path.realpath(record_file)
     flush_record(path)  # the ops write now and then only while layers are missing
     records = read_record(path)
     waiting = {
         name: _progress(path, name)
         for name, record in records.items()
-        if record.scale_d is None or 0 <= batches_seen(path, name) < batches_wanted(path)
+        if name in needed and (record.scale_d is None or 0 <= batches_seen(path, name) < batches_wanted(path))
     }
     if waiting:
         shown = "; ".join(f"{name} ({progress})" for name, progress in list(waiting.items())[:_MOST_SHOWN])
         more = f"; and {len(waiting) - _MOST_SHOWN} more" if len(waiting) > _MOST_SHOWN else ""
         raise AmctRuntimeError(
             f"calibration is not finished for {len(waiting)} of {len(records)} layers in {record_file}: {shown}{more}. "
-            "Run all outputs of the graph that quantize_model changed batch_num times, then call save_model"
+            "Open a session after quantize_model and run all outputs of its graph batch_num times, then call save_model"
         )
     for name, record in records.items():
         if record.scale_d == 1.0 and batches_seen(path, name) < 0:  # else the calibration has said it
             LOGGER.push_warning_message(
-                f"scale_d of layer {name} is 1.0: its input was always zero, or it was never calibrated", _MODULE
+                f"scale_d of layer {name} is 1.0, which is right for pixels of 0 to 255; else its input was always "
+                "zero, or it was never calibrated",
+                _MODULE,
             )
     return records
 
 
 def _progress(path: str, layer: str) -> str:
-    seen = batches_seen(path, layer)
-    return f"{seen} of {batches_wanted(path)} batches seen" if seen >= 0 else "no scale_d in the record"
+    seen, wanted = batches_seen(path, layer), batches_wanted(path)
+    return f"{seen} of {wanted} batches seen" if 0 <= seen < wanted else "no scale_d in the record"
+
+
+def _left_out(
+    inventory: Inventory, records: Mapping[str, LayerRecord], needed: set[str], record_file: str
+) -> dict[str, str]:
+    """Returns why layers stay float; warns of those that were calibrated and then lost."""
+    for name in inventory.traits.keys() - records.keys():
+        if batches_seen(os.path.realpath(record_file), name) >= 0:
+            LOGGER.push_warning_message(f"layer {name} was calibrated, but {record_file} has no entry for it", _MODULE)
+    return {
+        name: "the record has no factors for it" if name in needed else "the outputs do not need it"
+        for name in inventory.layers
+    }
 
 
 def _layers(inventory: Inventory, records: Mapping[str, LayerRecord], pb_model: str, record_file: str) -> list[Layer]:
@@ -117,7 +134,7 @@ def _layers(inventory: Inventory, records: Mapping[str, LayerRecord], pb_model: 
     with_shift = any(record.shift_bit for record in records.values())
     layers = []
     for name, found in inventory.layers.items():
-        if name in records:
+        if name in records and not records[name].is_empty:
             record, row = records[name], found.row
             if with_shift and row.shifts and not record.shift_bit:
                 raise AmctRuntimeError(
@@ -144,16 +161,6 @@ def _check_known(inventory: Inventory, name: str, pb_model: str, record_file: st
     if name not in inventory.traits:
         reason = inventory.reasons.get(name, "its op type is not quantizable")
         raise AmctRuntimeError(f"layer {name} cannot be quantized, {reason}: remove its entry from {record_file}")
-
-
-def _check_fusions(workspace: Workspace) -> None:
-    """The scales of a layer are those of weights with the batch norm, unless the record says skip_fusion."""
-    for layer in workspace.layers:
-        if layer.unfused_because is not None:
-            raise AmctRuntimeError(
-                f"layer {layer.name} was calibrated with its batch norm folded in, but {layer.unfused_because}. "
-                "Calibrate the model that is saved, with the same outputs (calib_outputs of quantize_model)"
-            )
 
 
 def _extract(workspace: Workspace, names: list[str]) -> GraphDef:

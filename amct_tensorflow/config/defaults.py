@@ -11,6 +11,7 @@ from amct_tensorflow.config.quant_config import LayerTraits, QuantConfig
 from amct_tensorflow.config.schema import STRINGS, Field, check_not_repeated, check_object, check_value
 from amct_tensorflow.errors import AmctValueError
 
+GLOBAL_KEYS = frozenset(field.name for field in fields.GLOBAL.fields)
 _WHERE = "create_quant_config"
 
 
@@ -44,6 +45,11 @@ def default_config(
         raise AmctValueError(f"No layer support quantization in the graph.{_shown_reasons(reasons)}")
     if skipped.issuperset(layers):
         raise AmctValueError("Except skip_layers, no layer needs to quantize. Leave some layer out of skip_layers")
+    for name in layers:
+        if name not in skipped and name in GLOBAL_KEYS:
+            raise AmctValueError(
+                f"{name} is a global parameter, can not be a layer name; rename the layer or add it to skip_layers"
+            )
     return quant_config(
         settings,
         {

@@ -35,6 +35,9 @@ _SEARCH_RANGE = Rule(
 )
 
 
+_MOST_CANDIDATES = 100_000
+
+
 def _activation_conflict(given: Mapping[str, Any], values: Mapping[str, Any]) -> str | None:
     ifmr_only = ("max_percentile", "min_percentile", "search_range", "search_step")
     ifmr = [key for key in ifmr_only if key in given]
@@ -48,6 +51,8 @@ def _activation_conflict(given: Mapping[str, Any], values: Mapping[str, Any]) ->
     start, end, step = (Decimal(repr(value)) for value in (*values["search_range"], values["search_step"]))
     if step > end - start:
         return f"The search_step must be at most the width of search_range, {end - start}, but is {step}"
+    if end - start > _MOST_CANDIDATES * step:
+        return f"The search_step {step} makes more than {_MOST_CANDIDATES} candidates of search_range, enlarge it,"
     return None
 
 

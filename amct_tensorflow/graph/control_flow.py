@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import tensorflow as tf
 
 # From an op of the first kind on, everything is inside, up to an op of the second kind.
@@ -9,6 +11,22 @@ _REGIONS = (
     (("Enter", "RefEnter"), ("Exit", "RefExit")),
     (("Switch", "RefSwitch"), ("Merge", "RefMerge", "Exit", "RefExit")),
 )
+
+
+_STATELESS_CALLS = ("PartitionedCall", "StatelessIf", "StatelessWhile", "StatelessCase")
+_CALLS = frozenset((*_STATELESS_CALLS, "StatefulPartitionedCall", "If", "While", "Case"))
+
+
+def ops_in_functions(graph: tf.Graph, types: Collection[str]) -> list[tuple[str, str, str]]:
+    """Returns (function, node, op type) of the nodes of such types in the functions that the graph may call."""
+    if not any(op.type in _CALLS for op in graph.get_operations()):
+        return []
+    return [
+        (function.signature.name, node.name, node.op)
+        for function in graph.as_graph_def().library.function
+        for node in function.node_def
+        if node.op in types
+    ]
 
 
 def ops_in_control_flow(graph: tf.Graph) -> set[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import tensorflow as tf
 
@@ -46,6 +46,18 @@ def sole_consumer(tensor: tf.Tensor) -> tuple[tf.Operation, int] | None:
     """Returns the only use of the tensor, or None if there are none or several."""
     uses = consumers(tensor)
     return uses[0] if len(uses) == 1 else None
+
+
+def upstream(ops: Iterable[tf.Operation]) -> set[str]:
+    """Returns the names of the ops and of all that they need."""
+    found: set[str] = set()
+    stack = list(ops)
+    while stack:
+        op = stack.pop()
+        if op.name not in found:
+            found.add(op.name)
+            stack.extend([*(used.op for used in op.inputs), *op.control_inputs])
+    return found
 
 
 def set_input(op: tf.Operation, index: int, tensor: tf.Tensor) -> None:

@@ -9,13 +9,18 @@ import numpy as np
 import tensorflow as tf
 
 from amct_tensorflow.config import QuantConfig
-from amct_tensorflow.errors import AmctValueError
+from amct_tensorflow.errors import AmctRuntimeError, AmctValueError
 from amct_tensorflow.graph.values import Deferred, materialize
 from amct_tensorflow.graph_passes.absorb_batch_norm import absorb_batch_norm
 from amct_tensorflow.graph_passes.absorb_bias import absorb_bias
 from amct_tensorflow.graph_passes.calibrate_weights import FakeQuantizedWeights, find_weight_scales
 from amct_tensorflow.graph_passes.deploy_activations import insert_ascend_quant
-from amct_tensorflow.graph_passes.deploy_parameters import Int8Weights, integer_bias, quantized_bias
+from amct_tensorflow.graph_passes.deploy_parameters import (
+    Int8Weights,
+    check_weights_fit,
+    integer_bias,
+    quantized_bias,
+)
 from amct_tensorflow.graph_passes.deploy_results import insert_ascend_dequant
 from amct_tensorflow.graph_passes.hold_outputs import hold_outputs
 from amct_tensorflow.graph_passes.insert_ifmr import insert_ifmr
@@ -52,6 +57,11 @@ def plan_deployment(workspace: Workspace, records: Mapping[str, LayerRecord]) ->
     """Plans the deployed graph; raises where a layer cannot be deployed."""
     plan_fusions(workspace)
     for layer in workspace.layers:
+        if layer.unfused_because is not None:  # the scales are those of weights with the batch norm
+            raise AmctRuntimeError(
+                f"layer {layer.name} was calibrated with its batch norm folded in, but {layer.unfused_because}. "
+                "Calibrate the model that is saved, with the same outputs (calib_outputs of quantize_model)"
+            )
         layer.scale_w = np.array(records[layer.name].scale_w or [1.0], np.float32)
         if layer.scale_w.size == 1:
             layer.channel_axes = ()
@@ -60,6 +70,8 @@ def plan_deployment(workspace: Workspace, records: Mapping[str, LayerRecord]) ->
                 f"layer {layer.name} gets its parameters from variables: freeze the model, for example with "
                 "convert_variables_to_constants_v2"
             )
+        if isinstance(layer.weights, np.ndarray):
+            check_weights_fit(layer, layer.weights)
         if layer.bias is not None:
             quantized_bias(layer, records[layer.name])  # raises before anything is done
 

@@ -62,7 +62,12 @@ def library_path() -> Path:
                 print(f"amct_tensorflow: compiling the ops for TensorFlow {version}, once …", file=sys.stderr)
                 install = build.TensorFlowInstall(version, Path(tf.__file__).parent)
                 build.build_library(install, cache_dir())
-    except (build.BuildError, OSError) as error:
+    except OSError as error:
+        raise AmctRuntimeError(
+            f"the ops of amct_tensorflow are not built for TensorFlow {version}, and {cache_dir()} cannot be written "
+            f"({error.strerror}): set XDG_CACHE_HOME to a writable folder and import amct_tensorflow again"
+        ) from error
+    except build.BuildError as error:
         raise AmctRuntimeError(
             f"the ops of amct_tensorflow are not built for TensorFlow {version} and cannot be built in "
             f"{cache_dir()}: {error}"

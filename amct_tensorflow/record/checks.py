@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from amct_tensorflow.errors import AmctRuntimeError, AmctValueError
 from amct_tensorflow.record.layer_record import LayerRecord
 
-_FLOAT32_EPSILON = 2.0**-23
 _FLOAT32_SMALLEST = 2.0**-149
+_FLOAT32_EPSILON = 2.0**-23
 _FLOAT32_LARGEST = (2 - 2.0**-23) * 2.0**127
 
 _KNOWN_TYPES = {
@@ -68,6 +68,7 @@ def check_layer(
 
     Raises:
         AmctRuntimeError: a factor is missing, or there is one that the operation does not take.
+        AmctValueError: a scale is too small or too large to compute with.
     """
     weight_factors = ("scale_w", "offset_w")
     for field in ("scale_d", "offset_d", *(weight_factors if has_weights else ())):
@@ -83,6 +84,15 @@ def check_layer(
     if record.shift_bit and not supports_shift:
         raise AmctRuntimeError(
             f"shift_bit is not support, please delete shift_bit of layer {name} in record_file: {op_type} takes none"
+        )
+    # What a record may hold is more than what can be computed with: 1 / scale_d goes into the model.
+    for field, scales in (("scale_d", (record.scale_d or 0.0,)), ("scale_w", record.scale_w)):
+        _check_each(
+            field,
+            scales,
+            f"in layer {name} of record_file",
+            "should be in [FLT_EPSILON, 1 / FLT_EPSILON]",
+            lambda scale: _FLOAT32_EPSILON <= scale <= 1 / _FLOAT32_EPSILON,
         )
     if has_weights and len(record.scale_w) not in (1, channels):
         expected = f"1 or to its {channels} output channels" if channels > 1 else "1"

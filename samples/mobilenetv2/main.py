@@ -246,7 +246,10 @@ def classify(graph: tf.Graph, ends: Ends, images: Images, indices: np.ndarray, b
 
 def quantize(args: argparse.Namespace, ends: Ends, images: Images) -> Files:
     """Calibrates and saves the int8 model: the four steps of this sample."""
-    args.output_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        args.output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        fail(f"--output_dir {args.output_dir} cannot be made: {error.strerror}")
     prefix = str(args.output_dir / args.model.stem)
     config, record = args.output_dir / "config.json", args.output_dir / "record.txt"
     amct.set_logging_level(print_level="info", save_level="info")

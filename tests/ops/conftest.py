@@ -132,7 +132,7 @@ def find_shifts(open_book: Callable[..., ops.RecordBook], search_n: Callable[...
     """Runs SearchN over the batches of a fresh calibration and returns the shifts that it records."""
 
     def run(batches: Sequence[np.ndarray], deq_scales: Any, **options: Any) -> list[int]:
-        book = open_book(batch_num=len(batches), wants_shift=True, scale_w=deq_scales)
+        book = open_book(batch_num=len(batches), wants_shift=True, scale_w=np.ones(len(deq_scales)))
         for batch in batches:
             search_n(book, batch, scale_w=deq_scales, batch_num=len(batches), **options)
         return list(read_record(book.path)["layer"].shift_bit)

@@ -15,6 +15,7 @@ SHAPES = {
     "scalar": (),
     "vector": (7,),
     "dense": (5, 10),
+    "sequence": (2, 6, 5),
     "image": (2, 5, 6, 3),
     "volume": (1, 2, 3, 4, 5),
     "large": (4, 100, 100, 16),  # cut into pieces for several threads
@@ -196,7 +197,7 @@ def assert_dequant(shape, data_format, per_channel, shift, ksize, seed=0):
 @pytest.mark.parametrize("shift", [0, 1, 16, "mixed"])
 @pytest.mark.parametrize("per_channel", [True, False], ids=["per_channel", "one_word"])
 @pytest.mark.parametrize("data_format", ["NHWC", "NCHW"])
-@pytest.mark.parametrize("shape", ["vector", "dense", "image", "volume"])
+@pytest.mark.parametrize("shape", ["vector", "dense", "sequence", "image", "volume"])
 def test_dequant(shape, data_format, per_channel, shift, ksize):
     assert_dequant(SHAPES[shape], data_format, per_channel, shift, ksize)
 

@@ -149,7 +149,8 @@ def test_no_library_and_no_place_for_one(cache, builds, tmp_path):
     cache.write_text("a file")
     with pytest.raises(AmctRuntimeError) as error:
         library.library_path()
-    assert f"cannot be built in {cache}" in message_of(error)
+    message = message_of(error)
+    assert f"{cache} cannot be written" in message and "set XDG_CACHE_HOME to a writable folder" in message
     assert builds == []
 
 

@@ -279,20 +279,23 @@ def test_says_what_is_done(open_book, quant_ifmr, messages):
     assert len(debug) == 2 and all("scale_d 0.01" in message and "offset_d -128" in message for message in debug)
 
 
+@pytest.mark.parametrize("value", [0, 1e-12, -1e-12, 1e-44])
 @pytest.mark.parametrize("batches", [1, 3])
-def test_warns_of_an_activation_that_is_always_zero(open_book, quant_ifmr, warnings, batches):
+def test_warns_of_an_activation_that_is_always_zero(open_book, quant_ifmr, warnings, batches, value):
+    """Or next to nothing: it is recorded, and becomes zero, all the same."""
     book = open_book("net/a", "net/b", batch_num=batches)
     for _ in range(batches):
-        quant_ifmr(book, np.zeros((2, 3), np.float32), layers=["net/a", "net/b"], batch_num=batches)
+        quant_ifmr(book, np.full((2, 3), value, np.float32), layers=["net/a", "net/b"], batch_num=batches)
     (warning,) = warnings()
     assert 'layers "net/a", "net/b" was zero' in warning
     assert "scale 1.0" in warning and "skip_layers" in warning
     assert read_record(book.path)["net/a"].scale_d == 1
 
 
-@pytest.mark.parametrize("values", [[1e-12], [-1e-12], [0, 1.0]], ids=str)
+@pytest.mark.parametrize("values", [[0, 1.0], [-1.0], [1e-4], [0, 255.0], [-128.0]], ids=str)
 def test_does_not_warn_of_an_activation_that_is_not_zero(open_book, quant_ifmr, warnings, values):
-    quant_ifmr(open_book(), values)
+    """Nor of one whose own scale is 1.0."""
+    quant_ifmr(open_book(), values, **MIN_MAX)
     assert warnings() == []
 
 

@@ -49,7 +49,7 @@ def assert_least_error(shifts, outputs, scales):
 
 
 @pytest.mark.parametrize("batches", [1, 2])
-@pytest.mark.parametrize("shape", [(2, 8, 5, 5), (2, 1, 5, 5), (64, 10), (2, 3, 70, 70)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 8, 5), (2, 8, 5, 5), (2, 1, 5, 5), (64, 10), (2, 3, 70, 70)], ids=str)
 def test_channels_after_the_batch(find_shifts, shape, batches):
     outputs = [draw(shape, seed) for seed in range(batches)]
     last = [np.moveaxis(output, 1, -1) for output in outputs]

@@ -11,7 +11,7 @@ from amct_tensorflow.ops import build
 
 MOST_BYTES = 2_000_000
 SOURCE = Path(__file__).with_name("state_size.cc")
-FLAGS = ("-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-fsanitize=undefined")
+FLAGS = ("-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-fsanitize=undefined")
 
 
 @pytest.fixture(scope="module")

@@ -53,7 +53,8 @@ class ActivationState {
         if (batches_ < batch_num) {
             return BatchStatus::kAdded;
         }
-        always_zero_ = data_->min() == 0 && data_->max() == 0;
+        // SanitizeScale has put 1 in the place of a scale that is next to nothing.
+        negligible_ = factors_.scale == 1.0f && std::max(-data_->min(), data_->max()) < kNegligible;
         data_.reset();
         if (factors_.status != ScaleStatus::kOk) {
             batches_ = 0;  // whichever batch it was: the data are no good together
@@ -68,9 +69,10 @@ class ActivationState {
         const std::lock_guard<std::mutex> lock(mutex_);
         return batches_;
     }
-    bool always_zero() const {
+    // All values were zero, or too small for a scale of their own.
+    bool negligible() const {
         const std::lock_guard<std::mutex> lock(mutex_);
-        return always_zero_;
+        return negligible_;
     }
     // More than one batch was seen, and each was the same.
     bool batches_identical() const {
@@ -79,6 +81,8 @@ class ActivationState {
     }
 
  private:
+    static constexpr float kNegligible = 0.01f;  // far below what a scale of 1 is right for
+
     // A hash of all values, in order. Pieces are of fixed size: the threads do not matter.
     static uint64_t Fingerprint(const float* values, int64_t size, const ParallelFor& parallel_for) {
         constexpr int64_t kPiece = 1 << 18;
@@ -127,7 +131,7 @@ class ActivationState {
     uint64_t fingerprint_ = 0;
     bool identical_ = true;
     bool complete_ = false;
-    bool always_zero_ = false;
+    bool negligible_ = false;
     ActivationFactors factors_;
 };
 

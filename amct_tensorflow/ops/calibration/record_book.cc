@@ -107,11 +107,16 @@ void RecordBook::AddLayer(LayerEntry entry) {
     entries_.push_back(std::move(entry));
 }
 
-std::shared_ptr<ActivationState> RecordBook::Activation(const std::string& layer) {
+std::shared_ptr<ActivationState> RecordBook::Activation(const std::vector<std::string>& layers) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    std::shared_ptr<ActivationState>& state = activations_[layer];
+    std::shared_ptr<ActivationState>& state = activations_[layers[0]];
     if (state == nullptr) {
         state = std::make_shared<ActivationState>();
+        for (const std::string& layer : layers) {
+            if (LayerEntry* entry = Find(layer)) {
+                entry->activation = state;
+            }
+        }
     }
     return state;
 }
@@ -121,6 +126,9 @@ std::shared_ptr<ShiftState> RecordBook::Shift(const std::string& layer) {
     std::shared_ptr<ShiftState>& state = shifts_[layer];
     if (state == nullptr) {
         state = std::make_shared<ShiftState>();
+        if (LayerEntry* entry = Find(layer)) {
+            entry->shift = state;
+        }
     }
     return state;
 }
@@ -128,22 +136,6 @@ std::shared_ptr<ShiftState> RecordBook::Shift(const std::string& layer) {
 LayerEntry* RecordBook::Find(const std::string& layer) {
     const auto found = index_.find(layer);
     return found == index_.end() ? nullptr : &entries_[found->second];
-}
-
-void RecordBook::SetActivationBatches(const std::vector<std::string>& layers, int64_t batches) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    for (const std::string& layer : layers) {
-        if (LayerEntry* entry = Find(layer)) {
-            entry->activation_batches = batches;
-        }
-    }
-}
-
-void RecordBook::SetShiftBatches(const std::string& layer, int64_t batches) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (LayerEntry* entry = Find(layer)) {
-        entry->shift_batches = batches;
-    }
 }
 
 std::string RecordBook::SetActivation(const std::vector<std::string>& layers, float scale, int32_t offset) {
@@ -214,7 +206,7 @@ std::string RecordBook::WriteLocked() {
 void RecordBook::WarnOfIdenticalBatches() {
     int64_t batches = 0;
     for (const auto& [layer, state] : activations_) {
-        if (state->always_zero()) {
+        if (state->negligible()) {
             continue;
         }
         if (!state->batches_identical()) {
@@ -235,8 +227,9 @@ int64_t RecordBook::BatchesSeen(const std::string& layer) {
     if (entry == nullptr) {
         return -1;
     }
-    return entry->wants_shift ? std::min(entry->activation_batches, entry->shift_batches)
-                              : entry->activation_batches;
+    const int64_t activation = entry->activation == nullptr ? 0 : entry->activation->batches();
+    const int64_t shift = entry->shift == nullptr ? 0 : entry->shift->batches();
+    return entry->wants_shift ? std::min(activation, shift) : activation;
 }
 
 int64_t OpenRecordBook(const std::string& path, int64_t batch_num) {

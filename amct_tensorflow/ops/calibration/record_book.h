@@ -37,8 +37,8 @@ struct LayerEntry {
     bool skip_fusion = false;
     bool wants_weights = false;
     bool wants_shift = false;
-    int64_t activation_batches = 0;
-    int64_t shift_batches = 0;
+    std::shared_ptr<ActivationState> activation;  // once its op has run
+    std::shared_ptr<ShiftState> shift;
 
     bool IsComplete() const {
         return !scale_d.empty() && (!wants_weights || !scale_w.empty()) &&
@@ -57,12 +57,8 @@ class RecordBook {
     void AddLayer(LayerEntry entry);
 
     // The states that the ops of these layers share across sessions; made on first use.
-    std::shared_ptr<ActivationState> Activation(const std::string& layer);
+    std::shared_ptr<ActivationState> Activation(const std::vector<std::string>& layers);
     std::shared_ptr<ShiftState> Shift(const std::string& layer);
-
-    // Progress, for the message about a calibration that is not finished.
-    void SetActivationBatches(const std::vector<std::string>& layers, int64_t batches);
-    void SetShiftBatches(const std::string& layer, int64_t batches);
 
     // Results, written to the file when all layers are complete or the last write is some time ago. They
     // return an error message, empty when all is well.

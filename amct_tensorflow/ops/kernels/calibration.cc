@@ -80,10 +80,12 @@ class QuantIfmrOp : public CalibrationOp {
                         absl::StrCat("QuantIfmr: num_bits must be in 2..16, not ", options_.num_bits)));
         OP_REQUIRES(context,
                     options_.search_start > 0 && options_.search_start <= options_.search_end &&
-                        options_.search_step > 0 &&
-                        options_.search_end - options_.search_start <= 1e6f * options_.search_step,
+                        options_.search_step > 0,
                     absl::InvalidArgumentError(
                         absl::StrCat("QuantIfmr: the search needs 0 < start <= end and a step above 0")));
+        OP_REQUIRES(context, options_.search_end - options_.search_start <= 1e5f * options_.search_step,
+                    absl::InvalidArgumentError(
+                        "QuantIfmr: the search has more than 100000 candidates, enlarge search_step"));
         for (const float percentile : {options_.max_percentile, options_.min_percentile}) {
             OP_REQUIRES(context, percentile > 0 && percentile <= 1,
                         absl::InvalidArgumentError(absl::StrCat(
@@ -111,16 +113,13 @@ class QuantIfmrOp : public CalibrationOp {
  private:
     void Observe(OpKernelContext* context, RecordBook* book, ActivationFactors* factors) {
         const auto values = context->input(0).flat<float>();
-        const std::shared_ptr<ActivationState> state = book->Activation(layers_[0]);
+        const std::shared_ptr<ActivationState> state = book->Activation(layers_);
         switch (
             state->Add(values.data(), values.size(), batch_num_, options_, ThreadPoolOf(context), factors)) {
             case BatchStatus::kIgnored:
-                return;
             case BatchStatus::kAdded:
-                book->SetActivationBatches(layers_, state->batches());
                 return;
             case BatchStatus::kCompleted:
-                book->SetActivationBatches(layers_, state->batches());
                 Announce(*state, *factors);
                 Report(context, book->SetActivation(layers_, factors->scale, factors->offset));
                 return;
@@ -134,7 +133,6 @@ class QuantIfmrOp : public CalibrationOp {
                     "the activation of ", Quoted(layers_), " has invalid value inf or nan: ", kSkipRemedy)));
                 return;
             case BatchStatus::kBadScale:
-                book->SetActivationBatches(layers_, state->batches());
                 context->SetStatus(absl::InvalidArgumentError(
                     absl::StrCat(Quoted(layers_),
                                  " calculate scale failed. Not support scale greater than 1 / FLT_EPSILON: ",
@@ -149,11 +147,12 @@ class QuantIfmrOp : public CalibrationOp {
             Log(LogLevel::kDebug,
                 absl::StrCat("layer ", layer, ": scale_d ", factors.scale, ", offset_d ", factors.offset));
         }
-        if (state.always_zero()) {
-            Log(LogLevel::kWarning,
-                "the activation of " + Quoted(layers_) +
-                    " was zero in all calibration batches: scale 1.0 is " +
-                    "recorded; calibrate with data that reach it, or add it to skip_layers");
+        if (state.negligible()) {
+            Log(LogLevel::kWarning, absl::StrCat("the activation of ", Quoted(layers_),
+                                                 " was zero, or too small to quantize, in all calibration "
+                                                 "batches: scale 1.0 is recorded, ",
+                                                 "with which such values become 0; calibrate with data that "
+                                                 "reach it, or add it to skip_layers"));
         }
     }
 
@@ -263,9 +262,8 @@ class SearchNOp : public CalibrationOp {
             deq_scales[c] = context->input(1).flat<float>()(0) * scale_w.flat<float>()(c);
         }
         std::vector<uint32_t> shifts;
-        const std::shared_ptr<ShiftState> state = book->Shift(layer_);
-        const BatchStatus status = state->Add(values.flat<float>().data(), view, deq_scales.data(),
-                                              batch_num_, ThreadPoolOf(context), &shifts);
+        const BatchStatus status = book->Shift(layer_)->Add(
+            values.flat<float>().data(), view, deq_scales.data(), batch_num_, ThreadPoolOf(context), &shifts);
         OP_REQUIRES(
             context, status != BatchStatus::kEmpty,
             absl::InvalidArgumentError(absl::StrCat("the output of layer \"", layer_,
@@ -273,9 +271,6 @@ class SearchNOp : public CalibrationOp {
         OP_REQUIRES(context, status != BatchStatus::kNotFinite,
                     absl::InvalidArgumentError(absl::StrCat(
                         "the output of layer \"", layer_, "\" has invalid value inf or nan: ", kSkipRemedy)));
-        if (status != BatchStatus::kIgnored) {
-            book->SetShiftBatches(layer_, state->batches());
-        }
         if (status == BatchStatus::kCompleted) {
             Report(context, book->SetShift(layer_, shifts));
         }

@@ -3,7 +3,8 @@
 // Only the upper end is searched (both, when symmetric): candidates (start + i * step) * max, the first of
 // those with the least mean squared error wins. Source: the vendor's original C++ (specification, section 1).
 // Unlike there, a candidate whose scale is illegal never wins, and beyond some number of values the error is
-// summed over the bins of a histogram, each standing for its values by their mean (see CalibrationData).
+// summed over the bins of a histogram, each standing for its values by their mean (see CalibrationData). For
+// up to 8 bits that costs less than 0.1 % of the error; against steps of more bits the bins are not narrow.
 
 #ifndef AMCT_TENSORFLOW_OPS_NUMERICS_IFMR_H_
 #define AMCT_TENSORFLOW_OPS_NUMERICS_IFMR_H_

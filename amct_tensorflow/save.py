@@ -55,8 +55,10 @@ def save_model(pb_model: str, outputs: list[str], record_file: str, save_path: s
     needed = upstream(find_outputs(graph, names, pb_model))
     inventory = Inventory.of(graph)
     records = _finished_records(record_file, needed)
-    layers = _layers(inventory, records, pb_model, record_file)
-    workspace = Workspace(graph, [layer for layer in layers if layer.name in needed], frozenset(names))
+    for name in records:
+        _check_known(inventory, name, pb_model, record_file)
+    layers = _layers(inventory, records, needed, record_file)
+    workspace = Workspace(graph, layers, frozenset(names))
     plan_deployment(workspace, records)
     perform_deployment(workspace, records)
     saved = _extract(workspace, names)
@@ -128,13 +130,14 @@ def _left_out(
     }
 
 
-def _layers(inventory: Inventory, records: Mapping[str, LayerRecord], pb_model: str, record_file: str) -> list[Layer]:
-    for name in records:
-        _check_known(inventory, name, pb_model, record_file)
+def _layers(
+    inventory: Inventory, records: Mapping[str, LayerRecord], needed: set[str], record_file: str
+) -> list[Layer]:
+    """Starts the plans of the layers that have factors and that the outputs need."""
     with_shift = any(record.shift_bit for record in records.values())
     layers = []
     for name, found in inventory.layers.items():
-        if name in records and not records[name].is_empty:
+        if name in records and name in needed:
             record, row = records[name], found.row
             if with_shift and row.shifts and not record.shift_bit:
                 raise AmctRuntimeError(

@@ -48,6 +48,15 @@ def freeze(graph: tf.Graph, path: Path) -> str:
     return str(path)
 
 
+def load(path: Path | str) -> tf.Graph:
+    """Reads a frozen graph."""
+    graph_def = tf1.GraphDef()
+    graph_def.ParseFromString(Path(path).read_bytes())
+    with tf.Graph().as_default() as graph:
+        tf.import_graph_def(graph_def, name="")
+    return graph
+
+
 def prepare(graph: tf.Graph, folder: Path, **options: object) -> str:
     """create_quant_config and quantize_model; returns the record's path."""
     amct.create_quant_config(str(folder / "config.json"), graph, **options)

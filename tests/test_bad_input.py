@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_graphs import CONV_NET_LAYERS, batch, conv_net, freeze, prepare, run
+from small_graphs import CONV_NET_LAYERS, batch, conv_net, freeze, load, prepare, run
 
 import amct_tensorflow as amct
 from amct_tensorflow.errors import AmctError, AmctRuntimeError, AmctTypeError, AmctValueError
@@ -310,14 +310,6 @@ def test_ragged_last_batch(tmp_path, graph, model):
 
 
 # save_model
-
-
-def load(path: Path) -> tf.Graph:
-    graph_def = tf1.GraphDef()
-    graph_def.ParseFromString(path.read_bytes())
-    with tf.Graph().as_default() as graph:
-        tf.import_graph_def(graph_def, name="")
-    return graph
 
 
 def test_before_any_batch(tmp_path, graph, model):

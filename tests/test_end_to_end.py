@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_graphs import load
 
 import amct_tensorflow as amct
 from amct_tensorflow.record import read_record
@@ -22,14 +23,6 @@ tf1 = tf.compat.v1
 SAMPLE = Path(__file__).resolve().parents[1] / "samples" / "mobilenetv2"
 DIGITS_MODEL = SAMPLE / "mobilenet_v2_0.35_32_digits.pb"
 DIGITS_OUTPUT = "MobilenetV2/Predictions/Softmax"
-
-
-def load(path: Path | str) -> tf.Graph:
-    graph_def = tf1.GraphDef()
-    graph_def.ParseFromString(Path(path).read_bytes())
-    with tf.Graph().as_default() as graph:
-        tf.import_graph_def(graph_def, name="")
-    return graph
 
 
 def run(graph: tf.Graph, images: np.ndarray, output: str, batch_size: int = 100) -> np.ndarray:

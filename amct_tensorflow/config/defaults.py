@@ -11,7 +11,6 @@ from amct_tensorflow.config.quant_config import LayerTraits, QuantConfig
 from amct_tensorflow.config.schema import STRINGS, Field, check_not_repeated, check_object, check_value
 from amct_tensorflow.errors import AmctValueError
 
-GLOBAL_KEYS = frozenset(field.name for field in fields.GLOBAL.fields)
 _WHERE = "create_quant_config"
 
 
@@ -46,7 +45,7 @@ def default_config(
     if skipped.issuperset(layers):
         raise AmctValueError("Except skip_layers, no layer needs to quantize. Leave some layer out of skip_layers")
     for name in layers:
-        if name not in skipped and name in GLOBAL_KEYS:
+        if name not in skipped and name in fields.GLOBAL.keys:
             raise AmctValueError(
                 f"{name} is a global parameter, can not be a layer name; rename the layer or add it to skip_layers"
             )

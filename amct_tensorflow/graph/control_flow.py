@@ -1,4 +1,4 @@
-"""Which ops run inside v1 control flow, where no op of the outside may be put between them."""
+"""Which ops are out of reach: inside v1 control flow, where no outside op may be put between, or in functions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ _REGIONS = (
     (("Enter", "RefEnter"), ("Exit", "RefExit")),
     (("Switch", "RefSwitch"), ("Merge", "RefMerge", "Exit", "RefExit")),
 )
-
 
 _STATELESS_CALLS = ("PartitionedCall", "StatelessIf", "StatelessWhile", "StatelessCase")
 _CALLS = frozenset((*_STATELESS_CALLS, "StatefulPartitionedCall", "If", "While", "Case"))

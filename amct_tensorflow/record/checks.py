@@ -92,7 +92,7 @@ def check_layer(
             scales,
             f"in layer {name} of record_file",
             "should be in [FLT_EPSILON, 1 / FLT_EPSILON]",
-            lambda scale: _FLOAT32_EPSILON <= scale <= 1 / _FLOAT32_EPSILON,
+            _has_usable_reciprocal,
         )
     if has_weights and len(record.scale_w) not in (1, channels):
         expected = f"1 or to its {channels} output channels" if channels > 1 else "1"
@@ -110,6 +110,11 @@ def _check_each(field: str, values: Sequence[float], where: str, rule: str, lega
             raise AmctValueError(
                 f"{field}'s value {rule} {where}, but {which} is {value}; correct it or calibrate again"
             )
+
+
+def _has_usable_reciprocal(value: float) -> bool:
+    """Tells whether the value and its reciprocal can both be computed with in float32."""
+    return _FLOAT32_EPSILON <= value <= 1 / _FLOAT32_EPSILON
 
 
 def _check_scales(field: str, scales: Sequence[float], where: str) -> None:
@@ -151,7 +156,7 @@ def _check_unsupported(record: LayerRecord, where: str) -> None:
         record.tensor_balance_factor,
         where,
         "should be in [FLT_EPSILON, 1/FLT_EPSILON]",
-        lambda factor: _FLOAT32_EPSILON <= factor <= 1 / _FLOAT32_EPSILON,
+        _has_usable_reciprocal,
     )
     for field in ("cluster", "tensor_balance_factor"):
         if getattr(record, field):

@@ -4,7 +4,6 @@
 // the next call on the same thread, or null.
 
 #include <cstdint>
-#include <cstring>
 #include <string>
 
 #include "../numerics/arq.h"

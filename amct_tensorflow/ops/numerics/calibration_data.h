@@ -79,6 +79,9 @@ class CalibrationData {
 
     template <typename Order>
     float Ranked(int64_t rank, Order order) const {
+        if (rank == 1) {  // the default percentiles, at this many values: no copy
+            return *std::min_element(values_.begin(), values_.end(), order);
+        }
         std::vector<float> values = values_;
         const auto nth = values.begin() + (rank - 1);
         std::nth_element(values.begin(), nth, values.end(), order);

@@ -28,6 +28,7 @@ class OpType:
         data_input: index of the input that carries activations.
         weight_input: index of the weights, None for ops without.
         channel_axes: the axes of the weights that make up the output channels, in order.
+        input_axis: the axis of the weights along the input channels (of one group).
         channel_wise: whether the weights may have one scale per output channel.
         takes_batch_norm: whether a batch norm behind it can be folded into its weights.
         reshapes_before_batch_norm: whether a Reshape stands between it and a batch norm, which wants 4-D input.
@@ -40,6 +41,7 @@ class OpType:
     data_input: int = 0
     weight_input: int | None = None
     channel_axes: tuple[int, ...] = ()
+    input_axis: int = 0
     channel_wise: bool = False
     takes_batch_norm: bool = False
     reshapes_before_batch_norm: bool = False
@@ -61,6 +63,16 @@ class OpType:
         """Returns the number of output channels of an op with weights."""
         shape = self.weights(op).shape
         return int(np.prod([shape[axis] for axis in self.channel_axes]))
+
+    def groups(self, op: tf.Operation) -> int:
+        """Returns how many groups of input channels an op with weights has; 1 where the input's shape is unknown."""
+        data = op.inputs[self.data_input]
+        size = None if data.shape.rank is None else data.shape[channel_axis(op)]
+        return 1 if size is None else int(size) // int(self.weights(op).shape[self.input_axis])
+
+    def input_channels(self, op: tf.Operation) -> int:
+        """Returns the number of input channels, over all groups, of an op with weights."""
+        return self.groups(op) * int(self.weights(op).shape[self.input_axis])
 
 
 def _pool_window(op: tf.Operation) -> list[int]:
@@ -90,6 +102,11 @@ def data_format(op: tf.Operation) -> str:
         return "NHWC"
 
 
+def channel_axis(op: tf.Operation) -> int:
+    """Returns the axis of the channels in an op's data: 1 or the last."""
+    return 1 if data_format(op) == "NCHW" else -1
+
+
 TABLE: dict[str, OpType] = {
     row.name: row
     for row in (
@@ -97,6 +114,7 @@ TABLE: dict[str, OpType] = {
             "Conv2D",
             weight_input=1,
             channel_axes=(3,),
+            input_axis=2,
             channel_wise=True,
             takes_batch_norm=True,
             shifts=True,
@@ -105,6 +123,7 @@ TABLE: dict[str, OpType] = {
             "DepthwiseConv2dNative",
             weight_input=1,
             channel_axes=(2, 3),  # output channel = input channel * multiplier + m
+            input_axis=2,
             channel_wise=True,
             takes_batch_norm=True,
             shifts=True,

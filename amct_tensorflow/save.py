@@ -151,6 +151,7 @@ def _layers(
                 op_type=found.op.type,
                 has_weights=row.has_weights,
                 channels=channels,
+                input_channels=row.input_channels(found.op) if row.has_weights else 0,
                 supports_shift=row.shifts,
             )
             layers.append(Layer.of(found, fuse=not record.skip_fusion, channel_wise=len(record.scale_w) > 1))

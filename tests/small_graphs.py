@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 import amct_tensorflow as amct
+from amct_tensorflow.record import LayerRecord, record_text
 
 tf1 = tf.compat.v1
 
@@ -55,6 +56,12 @@ def load(path: Path | str) -> tf.Graph:
     with tf.Graph().as_default() as graph:
         tf.import_graph_def(graph_def, name="")
     return graph
+
+
+def write_record(path: Path | str, records: dict[str, LayerRecord]) -> str:
+    """Writes a record file and returns the path."""
+    Path(path).write_bytes(record_text(records))
+    return str(path)
 
 
 def prepare(graph: tf.Graph, folder: Path, **options: object) -> str:

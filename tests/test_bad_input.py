@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_graphs import CONV_NET_LAYERS, batch, conv_net, freeze, load, prepare, run
+from small_graphs import CONV_NET_LAYERS, batch, conv_net, freeze, load, prepare, run, write_record
 
 import amct_tensorflow as amct
 from amct_tensorflow.errors import AmctError, AmctRuntimeError, AmctTypeError, AmctValueError
-from amct_tensorflow.record import read_record, write_record
+from amct_tensorflow.record import read_record
 
 tf1 = tf.compat.v1
 

@@ -7,11 +7,11 @@ import re
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_graphs import batch, conv_net, freeze, prepare, run
+from small_graphs import batch, conv_net, freeze, prepare, run, write_record
 
 import amct_tensorflow as amct
 from amct_tensorflow.errors import AmctRuntimeError, AmctValueError
-from amct_tensorflow.record import read_record, write_record
+from amct_tensorflow.record import read_record
 
 tf1 = tf.compat.v1
 

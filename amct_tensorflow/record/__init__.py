@@ -5,6 +5,6 @@ Written by the calibration kernels or by the user, read by save_model and conver
 
 from amct_tensorflow.record.checks import check_layer
 from amct_tensorflow.record.layer_record import LayerRecord
-from amct_tensorflow.record.text import read_record, write_record
+from amct_tensorflow.record.text import read_balance_factors, read_record, record_text
 
-__all__ = ["LayerRecord", "check_layer", "read_record", "write_record"]
+__all__ = ["LayerRecord", "check_layer", "read_balance_factors", "read_record", "record_text"]

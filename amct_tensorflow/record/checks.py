@@ -47,11 +47,25 @@ def check_values(layer: str, record: LayerRecord, *, source: str) -> None:
     _check_shift_bits(record.shift_bit, where)
     _check_lengths(record, where)
     _check_types(record, where)
+    _check_each(
+        "tensor_balance_factor",
+        record.tensor_balance_factor,
+        where,
+        "should be in [FLT_EPSILON, 1/FLT_EPSILON]",
+        _has_usable_reciprocal,
+    )
     _check_unsupported(record, where)
 
 
 def check_layer(
-    name: str, record: LayerRecord, *, op_type: str, has_weights: bool, channels: int, supports_shift: bool
+    name: str,
+    record: LayerRecord,
+    *,
+    op_type: str,
+    has_weights: bool,
+    channels: int,
+    input_channels: int,
+    supports_shift: bool,
 ) -> None:
     """Checks the factors of a layer against the operation that they are for.
 
@@ -64,6 +78,7 @@ def check_layer(
         has_weights: whether this type has weights to quantize; average pooling has none.
         channels: how many weight factors there may be besides one: the number of output channels, or 1 where
             the type takes no factors per channel.
+        input_channels: how many `tensor_balance_factor` there may be: the number of input channels.
         supports_shift: whether this type takes `shift_bit`.
 
     Raises:
@@ -71,12 +86,13 @@ def check_layer(
         AmctValueError: a scale is too small or too large to compute with.
     """
     weight_factors = ("scale_w", "offset_w")
+    undesirable = (*weight_factors, "tensor_balance_factor")
     for field in ("scale_d", "offset_d", *(weight_factors if has_weights else ())):
         if getattr(record, field) in (None, ()):
             raise AmctRuntimeError(
                 f"cannot find {field} of layer {name} in record_file, please check data calibration process!"
             )
-    for field in () if has_weights else weight_factors:
+    for field in () if has_weights else undesirable:
         if getattr(record, field):
             raise AmctRuntimeError(
                 f"find undesirable {field} of layer {name} in record_file: {op_type} has no weights, delete it"
@@ -99,6 +115,11 @@ def check_layer(
         raise AmctRuntimeError(
             f"scale_w's length, offset_w's length({len(record.scale_w)}) should be equal to {expected} "
             f"for the {op_type} layer {name}; match the record file and the model"
+        )
+    if record.tensor_balance_factor and len(record.tensor_balance_factor) != input_channels:
+        raise AmctRuntimeError(
+            f"tensor_balance_factor's length({len(record.tensor_balance_factor)}) should be equal to the "
+            f"{input_channels} input channels of the {op_type} layer {name}; match the record file and the model"
         )
 
 
@@ -151,16 +172,7 @@ def _check_unsupported(record: LayerRecord, where: str) -> None:
             raise AmctValueError(f"cluster's length should be 16 or 32 {where}, but is {len(record.cluster)}")
         rule = "should be in [-128, 127]"
         _check_each("cluster", record.cluster, where, rule, lambda center: -128 <= center <= 127)
-    _check_each(
-        "tensor_balance_factor",
-        record.tensor_balance_factor,
-        where,
-        "should be in [FLT_EPSILON, 1/FLT_EPSILON]",
-        _has_usable_reciprocal,
-    )
-    for field in ("cluster", "tensor_balance_factor"):
-        if getattr(record, field):
-            raise AmctValueError(f"{field} {where} is not supported yet; calibrate without it")
+        raise AmctValueError(f"cluster {where} is not supported yet; calibrate without it")
     for field in _KNOWN_TYPES:
         if getattr(record, field) not in (None, "INT8"):
             raise AmctValueError(f"{field} {getattr(record, field)} {where} is not supported yet; use INT8")

@@ -40,6 +40,6 @@ class LayerRecord:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the layer has no factors: it was never calibrated, or only `skip_fusion` was set."""
+        """Whether the layer has no quantization factors: it was never calibrated, or only balanced."""
         factors = (self.scale_w, self.offset_w, self.shift_bit)
         return self.scale_d is None and self.offset_d is None and not any(factors)

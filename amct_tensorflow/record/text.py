@@ -11,7 +11,7 @@ from typing import Any
 from google.protobuf import text_format
 
 from amct_tensorflow.errors import AmctRuntimeError, AmctValueError
-from amct_tensorflow.files import read_file, write_file
+from amct_tensorflow.files import read_file
 from amct_tensorflow.proto import record_message
 from amct_tensorflow.record.checks import check_values
 from amct_tensorflow.record.layer_record import LayerRecord
@@ -33,12 +33,7 @@ def read_record(path: str | os.PathLike[str]) -> dict[str, LayerRecord]:
         AmctValueError: a layer is there twice, a factor is out of range, or a feature is not supported yet.
     """
     source = f"record file {path}"
-    records: dict[str, LayerRecord] = {}
-    for layer, value in _entries(_parse(path), source):
-        if layer in records:
-            raise AmctValueError(f"layer {layer} appears twice in {source}; delete one of its entries")
-        records[layer] = _layer_record(value)
-        check_values(layer, records[layer], source=source)
+    records = _read_entries(path, source)
     if all(record.is_empty for record in records.values()):
         raise AmctRuntimeError(
             "record_file is empty, no layers to be quantized. please ensure calibration is finished by "
@@ -48,23 +43,41 @@ def read_record(path: str | os.PathLike[str]) -> dict[str, LayerRecord]:
     return records
 
 
-def write_record(path: str | os.PathLike[str], records: Mapping[str, LayerRecord]) -> None:
-    """Writes a record file atomically, in the layout of the calibration kernels.
+def read_balance_factors(path: str | os.PathLike[str]) -> dict[str, tuple[float, ...]]:
+    """Returns the `tensor_balance_factor` of each layer that has some, from a record that may lack all else.
+
+    Raises:
+        AmctRuntimeError, AmctValueError: as `read_record`, but for a record without factors.
+    """
+    records = _read_entries(path, f"record file {path}")
+    return {name: record.tensor_balance_factor for name, record in records.items() if record.tensor_balance_factor}
+
+
+def _read_entries(path: str | os.PathLike[str], source: str) -> dict[str, LayerRecord]:
+    records: dict[str, LayerRecord] = {}
+    for layer, value in _entries(_parse(path), source):
+        if layer in records:
+            raise AmctValueError(f"layer {layer} appears twice in {source}; delete one of its entries")
+        records[layer] = _layer_record(value)
+        check_values(layer, records[layer], source=source)
+    return records
+
+
+def record_text(records: Mapping[str, LayerRecord]) -> bytes:
+    """Returns the content of a record file, in the layout of the calibration kernels.
 
     Floats have 10 significant digits, which is exact for float32.
 
     Args:
-        path: the record file; parent directories are created, an existing file is replaced.
         records: the factors by layer name.
 
     Raises:
-        AmctRuntimeError: the path cannot be written, or factors that belong together differ in number.
+        AmctRuntimeError: factors that belong together differ in number.
         AmctValueError: a factor is out of range, or a feature is not supported yet.
     """
     for layer, record in records.items():
-        check_values(layer, record, source=f"record file {path}")
-    text = "".join(_entry_text(layer, record) for layer, record in records.items())
-    write_file(path, text.encode(), kind="record file")
+        check_values(layer, record, source="the record to write")
+    return "".join(_entry_text(layer, record) for layer, record in records.items()).encode()
 
 
 def _parse(path: str | os.PathLike[str]) -> Any:
@@ -90,8 +103,9 @@ _PLAIN_FACTORS: dict[str, Callable[[str], float]] = {
     "offset_w": int,
     "shift_bit": int,
     "skip_fusion": {"true": True}.__getitem__,
+    "tensor_balance_factor": float,
 }
-_REPEATED = ("scale_w", "offset_w", "shift_bit")
+_REPEATED = ("scale_w", "offset_w", "shift_bit", "tensor_balance_factor")
 
 
 def _parse_plain_layout(text: str) -> Any:
@@ -190,3 +204,4 @@ def _field_texts(record: LayerRecord) -> Iterator[tuple[str, str]]:
         value = getattr(record, field)
         if value is not None:
             yield field, json.dumps(value)
+    yield from (("tensor_balance_factor", f"{factor:.10g}") for factor in record.tensor_balance_factor)

@@ -9,8 +9,8 @@ from amct_tensorflow.record import LayerRecord, check_layer
 
 CONV = LayerRecord(scale_d=0.5, offset_d=0, scale_w=(1.0, 2.0, 3.0), offset_w=(0, 0, 0))
 POOL = LayerRecord(scale_d=0.5, offset_d=0)
-AS_CONV = {"op_type": "Conv2D", "has_weights": True, "channels": 3, "supports_shift": True}
-AS_POOL = {"op_type": "AvgPool", "has_weights": False, "channels": 1, "supports_shift": False}
+AS_CONV = {"op_type": "Conv2D", "has_weights": True, "channels": 3, "input_channels": 2, "supports_shift": True}
+AS_POOL = {"op_type": "AvgPool", "has_weights": False, "channels": 1, "input_channels": 0, "supports_shift": False}
 
 
 @pytest.mark.parametrize(
@@ -18,11 +18,12 @@ AS_POOL = {"op_type": "AvgPool", "has_weights": False, "channels": 1, "supports_
     [
         (CONV, AS_CONV),
         (replace(CONV, shift_bit=(1, 2, 3)), AS_CONV),
+        (replace(CONV, tensor_balance_factor=(1.0, 2.0)), AS_CONV),
         (replace(CONV, scale_w=(1.0,), offset_w=(0,)), AS_CONV),
         (replace(CONV, scale_w=(1.0,), offset_w=(0,)), AS_CONV | {"channels": 1}),
         (POOL, AS_POOL),
     ],
-    ids=["per_channel", "shifted", "per_tensor", "one_channel", "pool"],
+    ids=["per_channel", "shifted", "balanced", "per_tensor", "one_channel", "pool"],
 )
 def test_accepts(record, layer):
     check_layer("net/layer", record, **layer)

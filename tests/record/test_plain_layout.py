@@ -6,7 +6,7 @@ import pytest
 from google.protobuf import text_format
 
 from amct_tensorflow.proto import record_message
-from amct_tensorflow.record import LayerRecord, write_record
+from amct_tensorflow.record import LayerRecord, record_text
 from amct_tensorflow.record.text import _parse_plain_layout
 
 
@@ -58,7 +58,8 @@ def test_left_to_the_library(text):
     assert _parse_plain_layout(text) is None
 
 
-def test_what_is_written_is_plain(tmp_path):
-    record = LayerRecord(scale_d=0.1, offset_d=3, scale_w=(0.5, 0.25), offset_w=(0, 0), shift_bit=(1, 2))
-    write_record(tmp_path / "record.txt", {"layer": record})
-    assert _parse_plain_layout((tmp_path / "record.txt").read_text()) is not None
+def test_what_is_written_is_plain():
+    record = LayerRecord(
+        scale_d=0.1, offset_d=3, scale_w=(0.5, 0.25), offset_w=(0, 0), shift_bit=(1, 2), tensor_balance_factor=(0.5,)
+    )
+    assert _parse_plain_layout(record_text({"layer": record}).decode()) is not None

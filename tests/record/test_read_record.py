@@ -281,16 +281,12 @@ def test_illegal_values_of_unsupported_features(record_file, value, message):
         (entry(f'{GOOD} act_type: "INT16"'), "act_type INT16 in layer net/conv .*not supported yet"),
         (entry(f'{GOOD} wts_type: "INT6"'), "wts_type INT6 in layer net/conv .*not supported yet"),
         (entry(f"{GOOD} " + "cluster: 1 " * 16), "cluster in layer net/conv .*not supported yet"),
-        (
-            entry(f"{GOOD} tensor_balance_factor: 1"),
-            "tensor_balance_factor in layer net/conv .*not supported yet",
-        ),
         (entry(f'{GOOD} prune_producer: "a"'), "pruning of layer net/conv .*not supported yet"),
         (entry(f'{GOOD} prune_consumer: "a"'), "pruning of layer net/conv .*not supported yet"),
         (entry(GOOD) + 'prune_record { producer { name: "a" } }', "prune_record in .*not supported yet"),
         (entry(GOOD, "pool:0"), "tensor, pool:0 in .*not supported yet"),
     ],
-    ids=["int4", "int16", "int6", "cluster", "balance", "producer", "consumer", "prune_record", "tensor"],
+    ids=["int4", "int16", "int6", "cluster", "producer", "consumer", "prune_record", "tensor"],
 )
 def test_not_supported_yet(record_file, content, message):
     path = record_file(content)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,24 +22,41 @@ REPEATS = 9
 VALUES = 25_000_000  # 100 MB
 
 
-def ifmr_against_min_max(values: np.ndarray, record: str) -> float:
-    """Returns the time of one QuantIfmr over that of np.min and np.max."""
+def calibration(op: str, values: np.ndarray, record: str, **options: int) -> Callable[[], None]:
+    """Returns a calibration of one batch."""
     tensor = tf.constant(values)
 
     def calibrate() -> None:
         book = ops.RecordBook(record, batch_num=1)
         book.add_layer("layer", scale_w=None, wants_weights=False, wants_shift=False, skip_fusion=False)
-        ops.tensorflow_ops().quant_ifmr(
-            tensor, record_file=record, generation=book.generation, layers=["layer"], batch_num=1
+        getattr(ops.tensorflow_ops(), op)(
+            tensor, record_file=record, generation=book.generation, layers=["layer"], batch_num=1, **options
         )
+
+    return calibrate
+
+
+def ratio(ours: Callable[[], None], plain: Callable[[], None]) -> float:
+    """Returns the time of one function over that of the other."""
+    ours()
+    plain()
+    times = [(seconds(plain), seconds(ours)) for _ in range(REPEATS)]
+    return round(statistics.median(our for _, our in times) / statistics.median(plain for plain, _ in times), 2)
+
+
+def ifmr_against_min_max(values: np.ndarray, record: str) -> float:
+    """Returns the time of one QuantIfmr over that of np.min and np.max."""
 
     def min_max() -> None:
         np.min(values)
         np.max(values)
 
-    calibrate()
-    times = [(seconds(min_max), seconds(calibrate)) for _ in range(REPEATS)]
-    return statistics.median(ours for _, ours in times) / statistics.median(plain for plain, _ in times)
+    return ratio(calibration("quant_ifmr", values, record), min_max)
+
+
+def hfmg_against_ifmr(values: np.ndarray, record: str) -> float:
+    """Returns the time of one QuantHfmg, with most bins, over that of one QuantIfmr."""
+    return ratio(calibration("quant_hfmg", values, record, num_of_bins=8192), calibration("quant_ifmr", values, record))
 
 
 def scales_against_vendor(folder: Path) -> dict[str, object]:
@@ -70,11 +88,17 @@ def main() -> None:
     normal = generator.standard_normal(VALUES, np.float32)
     with tempfile.TemporaryDirectory() as scratch:
         record = str(Path(scratch, "kernel_record.txt"))
+        relu6 = np.clip(3 * normal, 0, 6)
         results: dict[str, object] = {
             "QuantIfmr / (np.min + np.max), 100 MB": {
-                "normal": round(ifmr_against_min_max(normal, record), 2),
-                "relu6": round(ifmr_against_min_max(np.clip(3 * normal, 0, 6), record), 2),
-            }
+                "normal": ifmr_against_min_max(normal, record),
+                "relu6": ifmr_against_min_max(relu6, record),
+            },
+            "QuantHfmg of 8192 bins / QuantIfmr": {
+                "normal, 100 MB": hfmg_against_ifmr(normal, record),
+                "relu6, 100 MB": hfmg_against_ifmr(relu6, record),
+                "normal, 0.6 MB": hfmg_against_ifmr(normal[:150_000], record),
+            },
         }
         if SHARED.exists():
             results["scale_w against the vendor's record"] = scales_against_vendor(Path(scratch))

@@ -31,7 +31,7 @@ __all__ = [
     "tensorflow_ops",
 ]
 
-CALIBRATION_OP_TYPES = ("QuantIfmr", "QuantArq", "SearchN")
+CALIBRATION_OP_TYPES = ("QuantIfmr", "QuantHfmg", "QuantArq", "SearchN", "DmqBalance")
 DEPLOYMENT_OP_TYPES = ("AscendQuant", "AscendWeightQuant", "AscendDequant", "AscendAntiQuant")
 AMCT_OP_TYPES = frozenset(CALIBRATION_OP_TYPES + DEPLOYMENT_OP_TYPES)
 
@@ -144,19 +144,28 @@ class RecordBook:
         wants_shift: bool,
         skip_fusion: bool,
         zero_shifts: int = 0,
+        wants_activation: bool = True,
+        wants_balance: bool = False,
+        balance_factors: FloatArray | None = None,
     ) -> None:
         """Adds the entry of a layer, with so many shifts of 0 if it is not to be shifted.
 
-        `scale_w` is None if an op finds it, or there are no weights.
+        What an op finds is wanted: the layer is complete once it is there. `scale_w` is None if an op finds it, or
+        there are no weights; `balance_factors` likewise, or if the layer is not balanced.
         """
         scales = np.ascontiguousarray(() if scale_w is None else scale_w, np.float32)
+        factors = np.ascontiguousarray(() if balance_factors is None else balance_factors, np.float32)
         native().AmctAddLayer(
             self.path.encode(),
             layer.encode(),
             _pointer(scales),
             ctypes.c_int64(scales.size),
+            _pointer(factors),
+            ctypes.c_int64(factors.size),
+            int(wants_activation),
             int(wants_weights),
             int(wants_shift),
+            int(wants_balance),
             int(skip_fusion),
             ctypes.c_int64(zero_shifts),
         )

@@ -25,6 +25,7 @@ OPS_DIR = Path(__file__).resolve().parent
 SOURCES = (
     "calibration/c_api.cc",
     "calibration/record_book.cc",
+    "kernels/activation_calibration.cc",
     "kernels/calibration.cc",
     "kernels/deployment.cc",
     "registrations/calibration.cc",

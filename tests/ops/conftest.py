@@ -16,7 +16,7 @@ import pytest
 
 from amct_tensorflow import ops
 from amct_tensorflow.log import LOGGER
-from amct_tensorflow.record import read_record
+from amct_tensorflow.record import read_balance_factors, read_record
 
 
 @pytest.fixture(autouse=True)
@@ -53,11 +53,15 @@ def open_book(tmp_path: Path) -> Iterator[Callable[..., ops.RecordBook]]:
 
 
 @pytest.fixture
-def quant_ifmr() -> Callable[..., Any]:
-    """Runs QuantIfmr on one batch for layers of a book."""
+def open_balance_book(open_book: Callable[..., ops.RecordBook]) -> Callable[..., ops.RecordBook]:
+    """Opens a calibration of layers that want balance factors only, as quantize_preprocess does."""
+    wanted = {"wants_activation": False, "wants_weights": False, "wants_balance": True}
+    return lambda *layers, **options: open_book(*layers, scale_w=None, **wanted, **options)
 
+
+def activation_op(name: str) -> Callable[..., Any]:
     def run(book: ops.RecordBook, x: Any, *, layers: Sequence[str] = ("layer",), batch_num: int = 1, **options: Any):
-        return ops.tensorflow_ops().quant_ifmr(
+        return getattr(ops.tensorflow_ops(), name)(
             np.asarray(x, np.float32) if isinstance(x, list | float) else x,
             record_file=book.path,
             generation=book.generation,
@@ -67,6 +71,24 @@ def quant_ifmr() -> Callable[..., Any]:
         )
 
     return run
+
+
+@pytest.fixture
+def quant_ifmr() -> Callable[..., Any]:
+    """Runs QuantIfmr on one batch for layers of a book."""
+    return activation_op("quant_ifmr")
+
+
+@pytest.fixture
+def quant_hfmg() -> Callable[..., Any]:
+    """Runs QuantHfmg on one batch for layers of a book."""
+    return activation_op("quant_hfmg")
+
+
+@pytest.fixture(params=["quant_ifmr", "quant_hfmg"])
+def quant_activation(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """Runs each op that finds the factors of activations."""
+    return activation_op(request.param)
 
 
 @pytest.fixture
@@ -115,13 +137,46 @@ def search_n() -> Callable[..., Any]:
 
 
 @pytest.fixture
-def calibrate(open_book: Callable[..., ops.RecordBook], quant_ifmr: Callable[..., Any]) -> Callable[..., Any]:
-    """Runs QuantIfmr over the batches of a fresh calibration and returns the scale (float32) and the offset."""
+def dmq_balance() -> Callable[..., Any]:
+    """Runs DmqBalance on one batch for a layer of a book."""
 
-    def run(batches: Sequence[np.ndarray], **options: Any) -> tuple[np.float32, int]:
+    def run(
+        book: ops.RecordBook,
+        x: Any,
+        *,
+        weight_max: Any,
+        layer: str = "layer",
+        batch_num: int = 1,
+        migration_strength: float = 0.5,
+        channel_axis: int = -1,
+    ):
+        return ops.tensorflow_ops().dmq_balance(
+            np.asarray(x, np.float32) if isinstance(x, list) else x,
+            np.asarray(weight_max, np.float32),
+            record_file=book.path,
+            generation=book.generation,
+            layer=layer,
+            batch_num=batch_num,
+            migration_strength=migration_strength,
+            channel_axis=channel_axis,
+        )
+
+    return run
+
+
+@pytest.fixture
+def calibrate(open_book: Callable[..., ops.RecordBook], quant_ifmr: Callable[..., Any]) -> Callable[..., Any]:
+    """Runs QuantIfmr, or another op, over the batches of a fresh calibration.
+
+    Returns the scale (float32) and the offset.
+    """
+
+    def run(
+        batches: Sequence[np.ndarray], *, op: Callable[..., Any] = quant_ifmr, **options: Any
+    ) -> tuple[np.float32, int]:
         book = open_book(batch_num=len(batches))
         for batch in batches:
-            factors = quant_ifmr(book, batch, batch_num=len(batches), **options)
+            factors = op(book, batch, batch_num=len(batches), **options)
         return factors.scale.numpy(), int(factors.offset)
 
     return run
@@ -136,5 +191,20 @@ def find_shifts(open_book: Callable[..., ops.RecordBook], search_n: Callable[...
         for batch in batches:
             search_n(book, batch, scale_w=deq_scales, batch_num=len(batches), **options)
         return list(read_record(book.path)["layer"].shift_bit)
+
+    return run
+
+
+@pytest.fixture
+def find_balance_factors(
+    open_balance_book: Callable[..., ops.RecordBook], dmq_balance: Callable[..., Any]
+) -> Callable[..., list[float]]:
+    """Runs DmqBalance over the batches of a fresh calibration and returns the factors that it records."""
+
+    def run(batches: Sequence[np.ndarray], weight_max: Any, **options: Any) -> list[float]:
+        book = open_balance_book(batch_num=len(batches))
+        for batch in batches:
+            dmq_balance(book, batch, weight_max=weight_max, batch_num=len(batches), **options)
+        return list(read_balance_factors(book.path)["layer"])
 
     return run

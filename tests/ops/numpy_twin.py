@@ -114,6 +114,127 @@ def ifmr(values: np.ndarray, **options: object) -> Candidate:
     return candidates[int(np.argmin(ifmr_losses(values, candidates)))]
 
 
+# HFMG, specification section 2, the "torch" column.
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Counts of bins of equal width over [low, high]."""
+
+    counts: npt.NDArray[np.int64]
+    low: np.float32
+    high: np.float32
+
+    @property
+    def width(self) -> float:
+        return (float(self.high) - float(self.low)) / self.counts.size
+
+    def edge(self, bin_: int) -> np.float32:
+        return F32(float(self.low) + bin_ * self.width)
+
+
+def count(values: FloatArray, bins: int, low: np.float32, high: np.float32) -> Histogram:
+    """Returns the histogram of the values over [low, high]; that of a constant is in the middle."""
+    empty = Histogram(np.zeros(bins, np.int64), low, high)
+    if empty.width == 0:
+        index = np.full(values.size, bins // 2)
+    else:
+        index = ((values.ravel().astype(np.float64) - low) * (1 / empty.width)).astype(np.int64)
+    return Histogram(np.bincount(np.minimum(index, bins - 1), minlength=bins), low, high)
+
+
+def merge(old: Histogram, values: FloatArray) -> Histogram:
+    """Returns the histogram of both; an old bin that straddles two new ones is split as if evenly filled."""
+    low, high = min(old.low, values.min()), max(old.high, values.max())
+    new = count(values, old.counts.size, low, high)
+    if (low, high) == (old.low, old.high):
+        return Histogram(old.counts + new.counts, low, high)
+    start, last = float(low), old.counts.size - 1
+    for i in np.flatnonzero(old.counts):
+        left, right = (float(old.low) + k * old.width for k in (i, i + 1))
+        first, second = (min(int((x - start) / new.width), last) for x in (left, right))
+        kept = old.counts[i]
+        if first != second:
+            kept = int((start + (first + 1) * new.width - left) / (right - left) * kept)
+        new.counts[first] += kept
+        new.counts[second] += old.counts[i] - kept
+    return new
+
+
+def hfmg_candidates(counts: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Returns the first and the last bin of the clip ranges that HFMG compares, in order."""
+    step = max(-(-int(counts.sum()) // 100000), 1)
+    left, right, candidates = 0, counts.size - 1, []
+    while right - left > counts.size // 4:
+        new_left, new_right, lost_left, lost_right = left, right, 0, 0
+        while new_left < new_right and lost_left < step:
+            lost_left += counts[new_left]
+            new_left += 1
+        while new_left < new_right and lost_right < step:
+            lost_right += counts[new_right]
+            new_right -= 1
+        if right - new_right >= new_left - left:
+            right = new_right
+        else:
+            left = new_left
+        candidates.append((left, right))
+    return candidates
+
+
+def hfmg_loss(counts: npt.NDArray[np.int64], left: int, right: int, levels: int) -> float:
+    """Returns the squared error of a clip range, in units of the bin width squared."""
+    width = (right - left + 1) / levels
+    begin = np.arange(counts.size, dtype=np.float64) - left
+    end = begin + 1
+    first, last = (np.clip(np.floor(x / width), 0, levels - 1) for x in (begin, end))
+    from_first, from_last = begin - (first + 0.5) * width, end - (last + 0.5) * width
+    inside = (from_last**3 - from_first**3) / 3
+    half = width / 2
+    across = (half**3 - from_first**3) / 3 + (last - first - 1) * 2 * half**3 / 3 + (from_last**3 + half**3) / 3
+    return float(np.sum(counts * np.where(first == last, inside, across)))
+
+
+def hfmg(
+    batches: Sequence[FloatArray], *, with_offset: bool = True, num_bits: int = 8, num_of_bins: int = 4096
+) -> tuple[np.float32 | None, int]:
+    """Returns the scale, None if it is illegal, and the offset."""
+    histogram = count(batches[0], num_of_bins, batches[0].min(), batches[0].max())
+    for batch in batches[1:]:
+        histogram = merge(histogram, batch)
+    low, high = histogram.low, histogram.high
+    if low < high:
+        candidates = hfmg_candidates(histogram.counts)
+        losses = [hfmg_loss(histogram.counts, *candidate, 2**num_bits) for candidate in candidates]
+        left, right = candidates[int(np.argmin(losses))]
+        low, high = histogram.edge(left), histogram.edge(right + 1)
+    return range_factors(low, high, with_offset, num_bits)
+
+
+def range_factors(low: np.float32, high: np.float32, with_offset: bool, num_bits: int) -> tuple[np.float32 | None, int]:
+    """Returns the scale and the offset of a clip range; one that is symmetric by chance is taken as positive."""
+    if with_offset:
+        best = _with_offset(min(low, F32(0)), max(high, F32(0)), num_bits)
+    else:
+        levels = 2 ** (num_bits - 1) if abs(high) < abs(low) else 2 ** (num_bits - 1) - 1
+        best = _symmetric(max(abs(low), abs(high)), levels)
+    return best.scale, best.offset
+
+
+# DMQ, specification section 5.
+
+
+def balance_factors(activations: FloatArray, weights: FloatArray, strength: float) -> FloatArray:
+    """Returns the factor of each channel from its largest magnitudes."""
+    a, b, s = activations.astype(np.float64), weights.astype(np.float64), float(F32(strength))
+    no_a, no_b = a < FLT_EPSILON, b < FLT_EPSILON
+    f = np.where(no_a | no_b, 1, np.where(no_a, 1, a) ** s / np.where(no_b, 1, b) ** (1 - s))
+    rest = ~(no_a | no_b)
+    if not rest.any() or np.max(a[rest] / f[rest]) < FLT_EPSILON or np.max(b[rest] * f[rest]) < FLT_EPSILON:
+        return np.ones(a.size, np.float32)
+    f = np.where(no_a & ~no_b, np.max(b[rest] * f[rest]) / np.where(no_b, 1, b), f)
+    return np.where(no_b & ~no_a, a / np.max(a[rest] / f[rest]), f).astype(np.float32)
+
+
 # ARQ, specification section 3.
 
 

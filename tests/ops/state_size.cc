@@ -1,4 +1,5 @@
-// Feeds millions of values to what the calibration keeps of a tensor, and prints "<case> <most StateBytes()>".
+// Feeds millions of values to what the calibration keeps of a tensor, and prints
+// "<case> <most StateBytes()> <usable>".
 //
 // Compiled by test_state_size.py, without TensorFlow and with the sanitizer of undefined behaviour.
 
@@ -11,6 +12,8 @@
 #include <vector>
 
 #include "../../amct_tensorflow/ops/numerics/deploy.h"
+#include "../../amct_tensorflow/ops/numerics/dmq.h"
+#include "../../amct_tensorflow/ops/numerics/hfmg.h"
 #include "../../amct_tensorflow/ops/numerics/ifmr.h"
 #include "../../amct_tensorflow/ops/numerics/search_n.h"
 
@@ -37,21 +40,43 @@ Batch Normal(int64_t size, float gain) {
 }
 
 // Feeds the batches, then searches, for the sake of the sanitizer; the factors must be usable.
-void Activations(const std::string& name, int batches, const std::function<Batch(int)>& batch) {
-    amct::CalibrationData data;
+void Estimate(const std::string& name, amct::ActivationEstimator* estimator, int batches,
+              const std::function<Batch(int)>& batch) {
     size_t most = 0;
     for (int i = 0; i < batches; ++i) {
         const Batch values = batch(i);
         const int64_t size = static_cast<int64_t>(values.size());
-        data.Add(values.data(), size, amct::FindRange(values.data(), size, Serially), Serially);
-        most = std::max(most, data.StateBytes());
+        estimator->Add(values.data(), size, amct::FindRange(values.data(), size, Serially), Serially);
+        most = std::max(most, estimator->StateBytes());
     }
-    amct::IfmrOptions options;
-    options.search_step = 0.1f;
-    options.max_percentile = options.min_percentile = 0.999f;
-    const amct::ActivationFactors factors = amct::IfmrSearch(data, options).Run(Serially);
+    const amct::ActivationFactors factors = estimator->Factors(true, Serially);
     const bool usable = factors.scale > 0 && factors.offset >= -128 && factors.offset <= 127;
     std::printf("%s %zu %s\n", name.c_str(), most, usable ? "usable" : "unusable");
+}
+
+void Activations(const std::string& name, int batches, const std::function<Batch(int)>& batch) {
+    amct::IfmrOptions ifmr_options;
+    ifmr_options.search_step = 0.1f;
+    ifmr_options.max_percentile = ifmr_options.min_percentile = 0.999f;
+    amct::IfmrEstimator ifmr(ifmr_options);
+    Estimate("ifmr_" + name, &ifmr, batches, batch);
+    amct::HfmgOptions hfmg_options;
+    hfmg_options.num_of_bins = 8192;
+    amct::HfmgEstimator hfmg(hfmg_options);
+    Estimate("hfmg_" + name, &hfmg, batches, batch);
+}
+
+void Maxima(int64_t channels, int64_t inner) {
+    amct::ChannelMaxima maxima(channels);
+    const Batch values = Normal(50 * channels * inner, 1.0f);
+    maxima.Add(values.data(), {50, channels, inner}, Serially);
+    bool usable = maxima.IsFinite();
+    for (const float factor :
+         amct::BalanceFactors(maxima.Values(), std::vector<float>(channels, 0.5f), 0.5f)) {
+        usable = usable && amct::IsBalanceFactor(factor);
+    }
+    std::printf("maxima_of_%d_channels %zu %s\n", static_cast<int>(channels), maxima.StateBytes(),
+                usable ? "usable" : "unusable");
 }
 
 void Shifts(int64_t channels, int batches, int64_t rows) {
@@ -93,5 +118,7 @@ int main() {
     Shifts(1, 5, 100000);
     Shifts(64, 5, 2000);
     Shifts(4096, 3, 70);
+    Maxima(1, 1000);
+    Maxima(4096, 1);
     return 0;
 }

@@ -80,6 +80,46 @@ def test_ifmr_twin(golden):
         assert near or np.isclose(best.scale, case["scale_d"], rtol=1e-6, atol=0), describe(case)
 
 
+def hfmg_options(case: dict) -> dict:
+    return {key: case[key] for key in ("with_offset", "num_bits", "num_of_bins")}
+
+
+def assert_same_factors(case: dict, factors: tuple[np.float32 | None, int]) -> None:
+    scale, offset = factors
+    assert scale == pytest.approx(case["scale_d"], rel=1e-5), describe(case)
+    assert offset == case["offset_d"], describe(case)
+
+
+def test_quant_hfmg(golden, calibrate, quant_hfmg):
+    for case, batches in golden("hfmg"):
+        assert_same_factors(case, calibrate(batches, op=quant_hfmg, **hfmg_options(case)))
+
+
+def test_hfmg_twin(golden):
+    for case, batches in golden("hfmg"):
+        assert_same_factors(case, twin.hfmg(batches, **hfmg_options(case)))
+
+
+def weights_of(shared: Path, case: dict) -> np.ndarray:
+    weight_case = {"seed": case["seed"] + 1, "dist": case["weight_dist"], "shape": case["weight_shape"]}
+    return load_inputs(shared).make(weight_case)[0]
+
+
+def test_dmq_balance(golden, shared, find_balance_factors):
+    for case, batches in golden("dmq"):
+        weight_max = np.abs(weights_of(shared, case)).max(axis=(0, 1, 3))
+        factors = find_balance_factors(batches, weight_max, migration_strength=case["migration_strength"])
+        np.testing.assert_allclose(factors, case["tensor_balance_factor"], rtol=1e-5, err_msg=describe(case))
+
+
+def test_dmq_twin(golden, shared):
+    for case, batches in golden("dmq"):
+        weight_max = np.abs(weights_of(shared, case)).max(axis=(0, 1, 3))
+        act_max = np.abs(np.concatenate(batches)).max(axis=(0, 1, 2))
+        factors = twin.balance_factors(act_max, weight_max, case["migration_strength"])
+        np.testing.assert_allclose(factors, case["tensor_balance_factor"], rtol=1e-5, err_msg=describe(case))
+
+
 def arq_axes(case: dict) -> list[int]:
     return [case["channel_axis"]] if case["channel_wise"] else []
 

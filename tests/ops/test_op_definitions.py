@@ -75,9 +75,9 @@ def test_the_library_has_these_ops_only():
     wrappers = {
         name for name in dir(ops.tensorflow_ops()) if name[0].islower() and not name.endswith("_eager_fallback")
     }
-    expected = {"quant_ifmr", "quant_arq", "search_n"}
+    expected = {"quant_ifmr", "quant_hfmg", "quant_arq", "search_n", "dmq_balance"}
     expected |= {"ascend_quant", "ascend_weight_quant", "ascend_dequant", "ascend_anti_quant"}
-    assert {name for name in wrappers if name.split("_")[0] in {"quant", "search", "ascend"}} == expected
+    assert {name for name in wrappers if name.split("_")[0] in {"quant", "search", "dmq", "ascend"}} == expected
 
 
 CALIBRATION = {"record_file": "/record.txt", "generation": 1, "batch_num": 1}
@@ -89,10 +89,14 @@ RUN = {
     ),
     "AscendDequant": lambda x: ops.tensorflow_ops().ascend_dequant(x, np.zeros(1, np.uint64), ksize=[1, 1]),
     "QuantIfmr": lambda x: ops.tensorflow_ops().quant_ifmr(x, layers=["layer"], **CALIBRATION).y,
+    "QuantHfmg": lambda x: ops.tensorflow_ops().quant_hfmg(x, layers=["layer"], **CALIBRATION).y,
     "QuantArq": lambda x: (
         ops.tensorflow_ops().quant_arq(x, layers=["layer"], channel_axes=[0], record_file="/record.txt", generation=1).y
     ),
     "SearchN": lambda x: ops.tensorflow_ops().search_n(x, 1.0, [1.0], layer="layer", **CALIBRATION),
+    "DmqBalance": lambda x: ops.tensorflow_ops().dmq_balance(
+        x, [1.0], layer="layer", migration_strength=0.5, channel_axis=-1, **CALIBRATION
+    ),
 }
 
 
@@ -110,10 +114,12 @@ def test_shapes_of_the_factors():
     with tf.Graph().as_default():
         x = tf.compat.v1.placeholder(tf.float32, [None, 4])
         ifmr = ops.tensorflow_ops().quant_ifmr(x, layers=["layer"], **CALIBRATION)
+        hfmg = ops.tensorflow_ops().quant_hfmg(x, layers=["layer"], **CALIBRATION)
         arq = ops.tensorflow_ops().quant_arq(
             x, layers=["layer"], channel_axes=[1], record_file="/record.txt", generation=1
         )
-    assert ifmr.scale.shape.rank == ifmr.offset.shape.rank == 0
+    for factors in (ifmr, hfmg):
+        assert factors.scale.shape.rank == factors.offset.shape.rank == 0
     assert arq.scale.shape.rank == 1
 
 

@@ -15,18 +15,27 @@ Factors = tuple[np.float32, int]
 
 @dataclass(frozen=True)
 class Estimator:
-    """How to run an op on batches, and with the options that leave nothing to be searched or cut off."""
+    """How to run an op on batches, and so that nothing is searched or cut off.
+
+    For the latter, there are options, or the batches are followed by others that are still to come. A histogram that
+    moves from range to range makes batching matter, by so much at most.
+    """
 
     op: str
     options: dict[str, Any]
-    min_max_options: dict[str, Any]
     symmetric: bool
+    min_max_options: dict[str, Any]
+    batches_to_come: int = 0
+    batching_matters: float = 1e-6
 
 
 IFMR_MIN_MAX = {"search_start": 1.0, "search_end": 1.0, "max_percentile": 1.0, "min_percentile": 1.0}
+HFMG: dict[str, Any] = {"min_max_options": {}, "batches_to_come": 1, "batching_matters": 0.01}
 ESTIMATORS = {
-    "ifmr_offset": Estimator("quant_ifmr", {"with_offset": True}, IFMR_MIN_MAX, symmetric=False),
-    "ifmr_symmetric": Estimator("quant_ifmr", {"with_offset": False}, IFMR_MIN_MAX, symmetric=True),
+    "ifmr_offset": Estimator("quant_ifmr", {"with_offset": True}, symmetric=False, min_max_options=IFMR_MIN_MAX),
+    "ifmr_symmetric": Estimator("quant_ifmr", {"with_offset": False}, symmetric=True, min_max_options=IFMR_MIN_MAX),
+    "hfmg_offset": Estimator("quant_hfmg", {"with_offset": True}, symmetric=False, **HFMG),
+    "hfmg_symmetric": Estimator("quant_hfmg", {"with_offset": False}, symmetric=True, **HFMG),
 }
 
 
@@ -51,8 +60,8 @@ def run_op(estimator, open_book, request) -> Callable[[Any, int], Any]:
 def estimate(run_op) -> Callable[..., Factors]:
     """Returns the scale and the offset of batches."""
 
-    def run(*batches: np.ndarray, **options: Any) -> Factors:
-        calibration = run_op(len(batches), **options)
+    def run(*batches: np.ndarray, batches_to_come: int = 0, **options: Any) -> Factors:
+        calibration = run_op(len(batches) + batches_to_come, **options)
         for batch in batches:
             factors = calibration(batch)
         return factors.scale.numpy(), int(factors.offset)
@@ -62,7 +71,8 @@ def estimate(run_op) -> Callable[..., Factors]:
 
 @pytest.fixture
 def estimate_min_max(estimator, estimate) -> Callable[..., Factors]:
-    return lambda *batches: estimate(*batches, **estimator.min_max_options)
+    options = {"batches_to_come": estimator.batches_to_come, **estimator.min_max_options}
+    return lambda *batches: estimate(*batches, **options)
 
 
 def quantize(x: Any, factors: Factors) -> np.ndarray:
@@ -135,13 +145,13 @@ def test_the_order_of_values_is_irrelevant(estimate, size):
 
 
 @pytest.mark.parametrize("size", [6000, 600_000])
-def test_batching_is_irrelevant(estimate, size):
+def test_batching_is_irrelevant(estimator, estimate, size):
     values = normal(size).reshape(60, -1)
     expected = estimate(values)
     for sizes in ([30], [1, 2], [50, 59], [20, 40]):
         scale, offset = estimate(*np.split(values, sizes))
-        assert scale == pytest.approx(expected[0], rel=1e-6)
-        assert offset == expected[1]
+        assert scale == pytest.approx(expected[0], rel=estimator.batching_matters)
+        assert offset == pytest.approx(expected[1], abs=128 * estimator.batching_matters)
     assert estimate(values.reshape(6, 10, -1)) == expected  # and so is the shape
 
 

@@ -1,4 +1,4 @@
-"""The record file from the first write to the last, progress, and the warnings at the end."""
+"""The record file from the first write to the last, and progress."""
 
 from __future__ import annotations
 
@@ -54,6 +54,22 @@ record {
 }
 """
 
+BALANCED = """\
+record {
+  key: "net/conv"
+  value {
+    scale_d: 0.01176470611
+    offset_d: -128
+    scale_w: 0.5
+    offset_w: 0
+    shift_bit: 0
+    tensor_balance_factor: 0.25
+    tensor_balance_factor: 0.1000000015
+    skip_fusion: true
+  }
+}
+"""
+
 MIN_MAX = {"search_start": 1.0, "search_end": 1.0}
 
 
@@ -91,6 +107,21 @@ def test_layout_after(two_layers, quant_ifmr, search_n):
         ),
         "net/pool": LayerRecord(scale_d=float(np.float32(4) / np.float32(255)), offset_d=-64, skip_fusion=True),
     }
+
+
+def test_layout_with_known_balance_factors(open_book, quant_ifmr):
+    book = open_book("net/conv", scale_w=[0.5], balance_factors=[0.25, 0.1], skip_fusion=True, zero_shifts=1)
+    quant_ifmr(book, [0.0, 3.0], layers=["net/conv"], **MIN_MAX)
+    assert Path(book.path).read_text() == BALANCED
+
+
+def test_layout_of_balance_factors_alone(open_balance_book, dmq_balance):
+    book = open_balance_book("net/conv")
+    book.write()
+    assert Path(book.path).read_text() == 'record {\n  key: "net/conv"\n  value {\n  }\n}\n'
+    dmq_balance(book, [[0.25, 1.0]], weight_max=[4.0, 1.0], layer="net/conv")
+    lines = "    tensor_balance_factor: 0.25\n    tensor_balance_factor: 1\n"
+    assert Path(book.path).read_text() == f'record {{\n  key: "net/conv"\n  value {{\n{lines}  }}\n}}\n'
 
 
 def test_is_readable_between(two_layers, quant_ifmr):
@@ -186,6 +217,21 @@ def test_batches_seen_by_both_ops(open_book, quant_ifmr, search_n):
     assert ops.batches_seen(book.path, "layer") == 1
 
 
+def test_batches_seen_of_a_layer_that_is_only_balanced(open_balance_book, dmq_balance):
+    book = open_balance_book(batch_num=2)
+    for seen in (0, 1, 2, 2):
+        assert ops.batches_seen(book.path, "layer") == seen
+        dmq_balance(book, [[1.0]], weight_max=[1.0], batch_num=2)
+
+
+def test_batches_seen_of_a_layer_that_is_balanced_too(open_book, quant_ifmr, dmq_balance):
+    book = open_book(batch_num=2, wants_balance=True)
+    quant_ifmr(book, [1.0], batch_num=2)
+    assert ops.batches_seen(book.path, "layer") == 0
+    dmq_balance(book, [[1.0]], weight_max=[1.0], batch_num=2)
+    assert ops.batches_seen(book.path, "layer") == 1
+
+
 def test_the_record_of_one_path_does_not_touch_another(open_book, quant_ifmr):
     books = [open_book(path=name) for name in ("a.txt", "b.txt")]
     quant_ifmr(books[0], [1.0])
@@ -218,12 +264,15 @@ def test_opening_again_starts_again(open_book, quant_ifmr):
     assert read_record(second.path)["layer"].scale_d == float(np.float32(3) / np.float32(255))
 
 
-@pytest.mark.parametrize("op", ["quant_ifmr", "quant_arq", "search_n"])
+OPTIONS = {"search_n": {"scale_w": [1.0]}, "dmq_balance": {"weight_max": [1.0] * 3}}
+
+
+@pytest.mark.parametrize("op", ["quant_ifmr", "quant_hfmg", "quant_arq", "search_n", "dmq_balance"])
 def test_ops_of_the_older_generation_only_pass_data_on(open_book, request, op):
     run = request.getfixturevalue(op)
-    options = {"scale_w": [1.0]} if op == "search_n" else {}
-    older = open_book(scale_w=None, wants_shift=True)
-    newer = open_book(scale_w=None, wants_shift=True)
+    options = OPTIONS.get(op, {})
+    older = open_book(scale_w=None, wants_shift=True, wants_balance=True)
+    newer = open_book(scale_w=None, wants_shift=True, wants_balance=True)
     x = np.float32([[127, -1, 0]])  # whole numbers of scale 1: QuantArq changes nothing
     result = run(older, x, **options)
     np.testing.assert_array_equal(getattr(result, "y", result), x)
@@ -231,14 +280,14 @@ def test_ops_of_the_older_generation_only_pass_data_on(open_book, request, op):
     ops.flush_record(newer.path)
     assert not Path(newer.path).exists()
     newer.write()
-    assert "scale" not in Path(newer.path).read_text()
+    assert not any(factor in Path(newer.path).read_text() for factor in ("scale", "balance"))
 
 
 @pytest.mark.parametrize("older", [[float("nan")], [], [1e12]], ids=["nan", "empty", "too_large"])
-def test_ops_of_the_older_generation_do_not_judge(open_book, quant_ifmr, older):
+def test_ops_of_the_older_generation_do_not_judge(open_book, quant_activation, older):
     book = open_book()
     open_book()
-    assert quant_ifmr(book, older).y.shape == (len(older),)
+    assert quant_activation(book, older).y.shape == (len(older),)
 
 
 def test_write_to_a_folder_that_is_not_there(open_book):
@@ -247,10 +296,10 @@ def test_write_to_a_folder_that_is_not_there(open_book):
         book.write()
 
 
-def test_an_op_cannot_write(open_book, quant_ifmr):
+def test_an_op_cannot_write(open_book, quant_activation):
     book = open_book(path="none/record.txt")
     with pytest.raises(tf.errors.PermissionDeniedError, match=f"record_file {book.path} cannot be written"):
-        quant_ifmr(book, [1.0])
+        quant_activation(book, [1.0])
 
 
 def test_a_path_that_is_a_folder(open_book, tmp_path):
@@ -269,97 +318,3 @@ def test_results_that_could_not_be_written_are_not_lost(open_book, quant_ifmr, t
     (tmp_path / "later").mkdir()
     ops.flush_record(book.path)
     assert read_record(book.path)["layer"].offset_d == -128
-
-
-def test_says_what_is_done(open_book, quant_ifmr, messages):
-    quant_ifmr(open_book("net/a", "net/b"), [0.0, 3.0], layers=["net/a", "net/b"])
-    infos = [message for level, message in messages if level == 1]
-    assert infos == [f"Do layer {layer} activation calibration with ifmr success!" for layer in ("net/a", "net/b")]
-    debug = [message for level, message in messages if level == 0]
-    assert len(debug) == 2 and all("scale_d 0.01" in message and "offset_d -128" in message for message in debug)
-
-
-@pytest.mark.parametrize("value", [0, 1e-12, -1e-12, 1e-44])
-@pytest.mark.parametrize("batches", [1, 3])
-def test_warns_of_an_activation_that_is_always_zero(open_book, quant_ifmr, warnings, batches, value):
-    """Or next to nothing: it is recorded, and becomes zero, all the same."""
-    book = open_book("net/a", "net/b", batch_num=batches)
-    for _ in range(batches):
-        quant_ifmr(book, np.full((2, 3), value, np.float32), layers=["net/a", "net/b"], batch_num=batches)
-    (warning,) = warnings()
-    assert 'layers "net/a", "net/b" was zero' in warning
-    assert "scale 1.0" in warning and "skip_layers" in warning
-    assert read_record(book.path)["net/a"].scale_d == 1
-
-
-@pytest.mark.parametrize("values", [[0, 1.0], [-1.0], [1e-4], [0, 255.0], [-128.0]], ids=str)
-def test_does_not_warn_of_an_activation_that_is_not_zero(open_book, quant_ifmr, warnings, values):
-    """Nor of one whose own scale is 1.0."""
-    quant_ifmr(open_book(), values, **MIN_MAX)
-    assert warnings() == []
-
-
-def noise(seed: int, size: int = 1000) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(size).astype(np.float32)
-
-
-@pytest.mark.parametrize("size", [1, 1000, 300_000])
-def test_warns_of_identical_batches(open_book, quant_ifmr, warnings, size):
-    book = open_book("a", "b", batch_num=3)
-    for _ in range(3):
-        quant_ifmr(book, noise(0, size), layers=["a"], batch_num=3)
-    assert warnings() == []  # not before all layers are done
-    for _ in range(3):
-        quant_ifmr(book, noise(1, size), layers=["b"], batch_num=3)
-    (warning,) = warnings()
-    assert f"the 3 calibration batches of {book.path} were all identical" in warning
-
-
-def test_warns_of_identical_batches_beside_a_dead_layer(open_book, quant_ifmr, warnings):
-    book = open_book("a", "dead", batch_num=2)
-    for _ in range(2):
-        quant_ifmr(book, noise(0), layers=["a"], batch_num=2)
-        quant_ifmr(book, [0.0], layers=["dead"], batch_num=2)
-    assert sorted("identical" in warning for warning in warnings()) == [False, True]
-
-
-def one_hot(seed: int) -> np.ndarray:
-    words = np.zeros((32, 50_000), np.float32)
-    words[np.arange(32), np.random.default_rng(seed).integers(0, 50_000, 32)] = 1
-    return words
-
-
-def permuted(seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).permutation(1000).astype(np.float32)
-
-
-DIFFERENT = {
-    "noise": noise,
-    "large_noise": lambda seed: noise(seed, 300_000),
-    "same_values_in_another_order": permuted,
-    "same_values_of_another_length": lambda seed: np.ones(10 + seed, np.float32),
-    "one_hot": one_hot,
-    "images": lambda seed: np.full((4, 100, 100, 3), seed + 1, np.float32),
-}
-
-
-@pytest.mark.parametrize("batch", DIFFERENT.values(), ids=DIFFERENT)
-def test_does_not_warn_of_different_batches(open_book, quant_ifmr, warnings, batch):
-    book = open_book(batch_num=2)
-    for seed in range(2):
-        quant_ifmr(book, batch(seed), batch_num=2)
-    assert warnings() == []
-
-
-def test_does_not_warn_if_one_layer_differs(open_book, quant_ifmr, warnings):
-    """A layer whose input is constant, say fed by constants, is no sign of identical batches."""
-    book = open_book("constant", "varied", batch_num=2)
-    for seed in range(2):
-        quant_ifmr(book, [1.0], layers=["constant"], batch_num=2)
-        quant_ifmr(book, noise(seed), layers=["varied"], batch_num=2)
-    assert warnings() == []
-
-
-def test_does_not_warn_of_a_single_batch(open_book, quant_ifmr, warnings):
-    quant_ifmr(open_book(), noise(0))
-    assert warnings() == []

@@ -24,12 +24,19 @@ def activation(layer: int, batch: int) -> np.ndarray:
 
 def expected_record(layer: int) -> LayerRecord:
     scale_d = float(np.float32(layer + 1) / np.float32(255))
-    return LayerRecord(scale_d=scale_d, offset_d=-128, scale_w=(1.0, 1.0), offset_w=(0, 0), shift_bit=(1, 1))
+    return LayerRecord(
+        scale_d=scale_d,
+        offset_d=-128,
+        scale_w=(1.0, 1.0),
+        offset_w=(0, 0),
+        shift_bit=(1, 1),
+        tensor_balance_factor=(float(np.sqrt(np.float32(layer + 1))),),
+    )
 
 
 @pytest.fixture
 def book(open_book):
-    book = open_book(*LAYERS, batch_num=BATCHES, scale_w=[1.0, 1.0], wants_shift=True)
+    book = open_book(*LAYERS, batch_num=BATCHES, scale_w=[1.0, 1.0], wants_shift=True, wants_balance=True)
     book.write()
     return book
 
@@ -62,6 +69,8 @@ def assert_consistent(records: dict[str, LayerRecord]) -> None:
             expected = replace(expected, scale_d=None, offset_d=None)
         if not record.shift_bit:
             expected = replace(expected, shift_bit=())
+        if not record.tensor_balance_factor:
+            expected = replace(expected, tensor_balance_factor=())
         assert record == expected
 
 
@@ -92,6 +101,9 @@ def calibration_graph(book: ops.RecordBook):
         for layer in LAYERS:
             x = tf.compat.v1.placeholder(tf.float32, [None])
             y, scale, _ = kernels.quant_ifmr(x, layers=[layer], search_start=1.0, search_end=1.0, **common)
+            y = kernels.dmq_balance(
+                tf.reshape(y, [-1, 1]), [1.0], layer=layer, migration_strength=0.5, channel_axis=1, **common
+            )
             pairs = tf.reshape(y, [-1, 2])
             inputs.append(x)
             outputs.append(kernels.search_n(pairs, scale, tf.constant([1.0, 1.0]), layer=layer, **common))
@@ -119,7 +131,7 @@ def assert_complete(book: ops.RecordBook) -> None:
 
 
 @pytest.mark.usefixtures("reader")
-def test_layers_run_from_many_threads(book, quant_ifmr, search_n):
+def test_layers_run_from_many_threads(book, quant_ifmr, search_n, dmq_balance):
     options = {"batch_num": BATCHES, "search_start": 1.0, "search_end": 1.0}
 
     def run(task: tuple[int, int]) -> None:
@@ -127,6 +139,7 @@ def test_layers_run_from_many_threads(book, quant_ifmr, search_n):
         x = activation(layer, batch)
         quant_ifmr(book, x, layers=[LAYERS[layer]], **options)
         search_n(book, x.reshape(-1, 2), scale_w=[1, 1], layer=LAYERS[layer], batch_num=BATCHES)
+        dmq_balance(book, x.reshape(-1, 1), weight_max=[1], layer=LAYERS[layer], batch_num=BATCHES)
 
     tasks = [(layer, batch) for batch in range(BATCHES) for layer in range(len(LAYERS))]
     with ThreadPoolExecutor(8) as pool:
@@ -134,11 +147,11 @@ def test_layers_run_from_many_threads(book, quant_ifmr, search_n):
     assert_complete(book)
 
 
-def test_one_layer_from_many_threads(open_book, quant_ifmr):
+def test_one_layer_from_many_threads(open_book, quant_activation):
     """Exactly batch_num batches count, whoever brings them."""
     book = open_book(batch_num=50)
     with ThreadPoolExecutor(8) as pool:
-        results = pool.map(lambda i: quant_ifmr(book, np.full(100, i + 1, np.float32), batch_num=50), range(80))
+        results = pool.map(lambda i: quant_activation(book, np.full(100, i + 1, np.float32), batch_num=50), range(80))
         finals = {(result.scale.numpy(), int(result.offset)) for result in list(results)[-4:]}
     assert ops.batches_seen(book.path, "layer") == 50
     record = read_record(book.path)["layer"]

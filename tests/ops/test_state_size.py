@@ -34,13 +34,17 @@ def state_size(compiler, tmp_path_factory) -> subprocess.CompletedProcess:
 def cases(state_size) -> list[list[str]]:
     """One [name, bytes, "usable"] per case."""
     lines = [line.split() for line in state_size.stdout.splitlines()]
-    assert len(lines) >= 15
+    assert len(lines) >= 30
     return lines
 
 
 def test_state_is_bounded(state_size, cases):
     assert state_size.returncode == 0
     assert {name: int(size) for name, size, _ in cases if int(size) > MOST_BYTES} == {}
+
+
+def test_hfmg_keeps_its_bins_only(cases):
+    assert {int(size) <= 8 * 8192 + 200 for name, size, _ in cases if name.startswith("hfmg_")} == {True}
 
 
 def test_factors_are_usable(cases):

@@ -29,9 +29,12 @@ int64_t AmctOpenRecordBook(const char* path, int64_t batch_num) {
 
 void AmctCloseRecordBook(const char* path) { amct::CloseRecordBook(path); }
 
-// scale_w may be null with scale_count 0: the weights are calibrated by an op, or there are none.
+// scale_w may be null with scale_count 0: the weights are calibrated by an op, or there are none. Likewise
+// the balance_factors.
 void AmctAddLayer(const char* path, const char* layer, const float* scale_w, int64_t scale_count,
-                  int wants_weights, int wants_shift, int skip_fusion, int64_t zero_shifts) {
+                  const float* balance_factors, int64_t balance_count, int wants_activation,
+                  int wants_weights, int wants_shift, int wants_balance, int skip_fusion,
+                  int64_t zero_shifts) {
     const auto book = amct::FindRecordBook(path);
     if (book == nullptr) {
         return;
@@ -39,8 +42,11 @@ void AmctAddLayer(const char* path, const char* layer, const float* scale_w, int
     amct::LayerEntry entry;
     entry.name = layer;
     entry.scale_w.assign(scale_w, scale_w + scale_count);
+    entry.balance_factors.assign(balance_factors, balance_factors + balance_count);
+    entry.wants_activation = wants_activation != 0;
     entry.wants_weights = wants_weights != 0;
     entry.wants_shift = wants_shift != 0;
+    entry.wants_balance = wants_balance != 0;
     entry.skip_fusion = skip_fusion != 0;
     entry.shift_bit.assign(zero_shifts, 0);
     book->AddLayer(std::move(entry));

@@ -65,6 +65,9 @@ std::string ToText(const LayerEntry& entry) {
     for (const uint32_t shift : entry.shift_bit) {
         AppendInteger("shift_bit", shift, &text);
     }
+    for (const float factor : entry.balance_factors) {
+        AppendFloat("tensor_balance_factor", factor, &text);
+    }
     if (entry.skip_fusion) {
         text += "    skip_fusion: true\n";
     }
@@ -87,7 +90,31 @@ std::string ReplaceFile(const std::string& path, const std::string& text) {
     const std::string reason = std::strerror(errno);
     std::remove(temporary.c_str());
     return "record_file " + path + " cannot be written (" + reason +
-           "); pass quantize_model a path in a folder that is writable";
+           "); give a path in a folder that is writable";
+}
+
+// Whether some layer, of those that are not zero throughout, saw batches that differ. `batches` receives the
+// number of batches of the others.
+template <typename States>
+bool FindVariedBatches(const States& states, int64_t* batches) {
+    for (const auto& [layer, state] : states) {
+        if (state->negligible()) {
+            continue;
+        }
+        if (!state->batches_identical()) {
+            return true;
+        }
+        *batches = state->batches();
+    }
+    return false;
+}
+
+// The state is null before the first batch.
+template <typename State>
+void LowerToBatchesOf(const State* state, bool wanted, int64_t* seen) {
+    if (wanted) {
+        *seen = std::min(*seen, state == nullptr ? 0 : state->batches());
+    }
 }
 
 }  // namespace
@@ -133,6 +160,18 @@ std::shared_ptr<ShiftState> RecordBook::Shift(const std::string& layer) {
     return state;
 }
 
+std::shared_ptr<BalanceState> RecordBook::Balance(const std::string& layer) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    std::shared_ptr<BalanceState>& state = balances_[layer];
+    if (state == nullptr) {
+        state = std::make_shared<BalanceState>();
+        if (LayerEntry* entry = Find(layer)) {
+            entry->balance = state;
+        }
+    }
+    return state;
+}
+
 LayerEntry* RecordBook::Find(const std::string& layer) {
     const auto found = index_.find(layer);
     return found == index_.end() ? nullptr : &entries_[found->second];
@@ -166,6 +205,14 @@ std::string RecordBook::SetShift(const std::string& layer, const std::vector<uin
     const std::lock_guard<std::mutex> lock(mutex_);
     if (LayerEntry* entry = Find(layer)) {
         entry->shift_bit = shift;
+    }
+    return WriteIfDue();
+}
+
+std::string RecordBook::SetBalance(const std::string& layer, const std::vector<float>& factors) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (LayerEntry* entry = Find(layer)) {
+        entry->balance_factors = factors;
     }
     return WriteIfDue();
 }
@@ -205,20 +252,12 @@ std::string RecordBook::WriteLocked() {
 
 void RecordBook::WarnOfIdenticalBatches() {
     int64_t batches = 0;
-    for (const auto& [layer, state] : activations_) {
-        if (state->negligible()) {
-            continue;
-        }
-        if (!state->batches_identical()) {
-            return;
-        }
-        batches = state->batches();
+    if (FindVariedBatches(activations_, &batches) || FindVariedBatches(balances_, &batches) || batches <= 1) {
+        return;
     }
-    if (batches > 1) {
-        Log(LogLevel::kWarning, "the " + std::to_string(batches) + " calibration batches of " + path_ +
-                                    " were all identical: feed different data in each run, or set "
-                                    "batch_num to 1");
-    }
+    Log(LogLevel::kWarning,
+        "the " + std::to_string(batches) + " calibration batches of " + path_ +
+            " were all identical: feed different data in each run, or set batch_num to 1");
 }
 
 int64_t RecordBook::BatchesSeen(const std::string& layer) {
@@ -227,9 +266,11 @@ int64_t RecordBook::BatchesSeen(const std::string& layer) {
     if (entry == nullptr) {
         return -1;
     }
-    const int64_t activation = entry->activation == nullptr ? 0 : entry->activation->batches();
-    const int64_t shift = entry->shift == nullptr ? 0 : entry->shift->batches();
-    return entry->wants_shift ? std::min(activation, shift) : activation;
+    int64_t seen = batch_num_;
+    LowerToBatchesOf(entry->activation.get(), entry->wants_activation, &seen);
+    LowerToBatchesOf(entry->shift.get(), entry->wants_shift, &seen);
+    LowerToBatchesOf(entry->balance.get(), entry->wants_balance, &seen);
+    return seen;
 }
 
 int64_t OpenRecordBook(const std::string& path, int64_t batch_num) {

@@ -1,8 +1,8 @@
 // The calibration in progress: which layers wait for how many batches, and the record file they fill.
 //
 // Progress belongs to (record file, layer) in the process, not to a session. A book is opened by
-// quantize_model, filled by the calibration ops, and written as a whole to a temporary file that is then
-// renamed: a reader, or a killed run, sees the old file or the new one. No TensorFlow here.
+// quantize_model or quantize_preprocess, filled by the calibration ops, and written as a whole to a temporary
+// file that is then renamed: a reader, or a killed run, sees the old file or the new one. No TensorFlow here.
 
 #ifndef AMCT_TENSORFLOW_OPS_CALIBRATION_RECORD_BOOK_H_
 #define AMCT_TENSORFLOW_OPS_CALIBRATION_RECORD_BOOK_H_
@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "activation_state.h"
+#include "balance_state.h"
 #include "shift_state.h"
 
 namespace amct {
@@ -34,15 +35,19 @@ struct LayerEntry {
     std::vector<float> scale_d;
     std::vector<int32_t> offset_d;
     std::vector<uint32_t> shift_bit;
+    std::vector<float> balance_factors;
     bool skip_fusion = false;
+    bool wants_activation = true;
     bool wants_weights = false;
     bool wants_shift = false;
+    bool wants_balance = false;
     std::shared_ptr<ActivationState> activation;  // once its op has run
     std::shared_ptr<ShiftState> shift;
+    std::shared_ptr<BalanceState> balance;
 
     bool IsComplete() const {
-        return !scale_d.empty() && (!wants_weights || !scale_w.empty()) &&
-               (!wants_shift || !shift_bit.empty());
+        return (!wants_activation || !scale_d.empty()) && (!wants_weights || !scale_w.empty()) &&
+               (!wants_shift || !shift_bit.empty()) && (!wants_balance || !balance_factors.empty());
     }
 };
 
@@ -59,19 +64,21 @@ class RecordBook {
     // The states that the ops of these layers share across sessions; made on first use.
     std::shared_ptr<ActivationState> Activation(const std::vector<std::string>& layers);
     std::shared_ptr<ShiftState> Shift(const std::string& layer);
+    std::shared_ptr<BalanceState> Balance(const std::string& layer);
 
     // Results, written to the file when all layers are complete or the last write is some time ago. They
     // return an error message, empty when all is well.
     std::string SetActivation(const std::vector<std::string>& layers, float scale, int32_t offset);
     std::string SetWeights(const std::vector<std::string>& layers, const std::vector<float>& scales);
     std::string SetShift(const std::string& layer, const std::vector<uint32_t>& shift);
+    std::string SetBalance(const std::string& layer, const std::vector<float>& factors);
 
     // Writes the file now, or only if it lacks a result. They return an error message, empty when all is
     // well.
     std::string Write();
     std::string Flush();
 
-    // Batches that all ops of the layer have seen; -1 when the layer is not in the book.
+    // Batches that all wanted ops of the layer have seen; -1 when the layer is not in the book.
     int64_t BatchesSeen(const std::string& layer);
 
  private:
@@ -88,6 +95,7 @@ class RecordBook {
     std::map<std::string, size_t> index_;
     std::map<std::string, std::shared_ptr<ActivationState>> activations_;
     std::map<std::string, std::shared_ptr<ShiftState>> shifts_;
+    std::map<std::string, std::shared_ptr<BalanceState>> balances_;
     bool has_unwritten_ = false;
     std::chrono::steady_clock::time_point last_write_;
 };

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "../numerics/search_n.h"
-#include "activation_state.h"
+#include "batches.h"
 
 namespace amct {
 
@@ -27,6 +27,9 @@ class ShiftState {
         }
         if (search_ == nullptr) {
             search_ = std::make_unique<SearchN>(view.channels);
+        }
+        if (search_->channels() != view.channels) {
+            return BatchStatus::kOtherChannels;
         }
         const bool last = batches_ + 1 == batch_num;
         if (!search_->Add(values, view, deq_scales, last, parallel_for)) {

@@ -1,165 +1,18 @@
-// Kernels of the calibration ops: they hand the tensor to the state of its layer and pass it on unchanged.
+// Kernels of the other calibration ops: of weights, of shifts and of balance factors.
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "../calibration/record_book.h"
-#include "absl/status/status.h"
-#include "absl/strings/str_cat.h"
-#include "op_helpers.h"
-#include "tensorflow/core/framework/op_kernel.h"
+#include "calibration_op.h"
 
 namespace amct {
 
-using tensorflow::OpKernel;
 using tensorflow::OpKernelConstruction;
 using tensorflow::OpKernelContext;
 using tensorflow::Tensor;
 using tensorflow::TensorShape;
-
-namespace {
-
-std::string Quoted(const std::vector<std::string>& layers) {
-    std::string text = layers.size() == 1 ? "layer " : "layers ";
-    for (size_t i = 0; i < layers.size(); ++i) {
-        text += (i == 0 ? "\"" : ", \"") + layers[i] + "\"";
-    }
-    return text;
-}
-
-constexpr char kSkipRemedy[] = "feed real data, or add it to skip_layers";
-
-}  // namespace
-
-// Common attributes, and the book that the results go to.
-class CalibrationOp : public OpKernel {
- public:
-    explicit CalibrationOp(OpKernelConstruction* context) : OpKernel(context) {
-        OP_REQUIRES_OK(context, context->GetAttr("record_file", &record_file_));
-        OP_REQUIRES_OK(context, context->GetAttr("generation", &generation_));
-    }
-
- protected:
-    // Null, without an error, for an op of an earlier quantize_model: it only passes its data on.
-    std::shared_ptr<RecordBook> Book(OpKernelContext* context) const {
-        if (FindRecordBook(record_file_) == nullptr) {
-            context->SetStatus(absl::FailedPreconditionError(absl::StrCat(
-                "the calibration of ", record_file_, " was not started in this process: call quantize_model ",
-                "and run the graph in the same process")));
-            return nullptr;
-        }
-        return FindRecordBook(record_file_, generation_);
-    }
-
-    static void Report(OpKernelContext* context, const std::string& error) {
-        if (!error.empty()) {
-            context->SetStatus(absl::PermissionDeniedError(absl::StrCat(error)));
-        }
-    }
-
- private:
-    std::string record_file_;
-    int64_t generation_;
-};
-
-class QuantIfmrOp : public CalibrationOp {
- public:
-    explicit QuantIfmrOp(OpKernelConstruction* context) : CalibrationOp(context) {
-        OP_REQUIRES_OK(context, context->GetAttr("layers", &layers_));
-        OP_REQUIRES_OK(context, context->GetAttr("batch_num", &batch_num_));
-        OP_REQUIRES_OK(context, context->GetAttr("num_bits", &options_.num_bits));
-        OP_REQUIRES_OK(context, context->GetAttr("with_offset", &options_.with_offset));
-        OP_REQUIRES_OK(context, context->GetAttr("search_start", &options_.search_start));
-        OP_REQUIRES_OK(context, context->GetAttr("search_end", &options_.search_end));
-        OP_REQUIRES_OK(context, context->GetAttr("search_step", &options_.search_step));
-        OP_REQUIRES_OK(context, context->GetAttr("max_percentile", &options_.max_percentile));
-        OP_REQUIRES_OK(context, context->GetAttr("min_percentile", &options_.min_percentile));
-        OP_REQUIRES(context, options_.num_bits >= 2 && options_.num_bits <= 16,
-                    absl::InvalidArgumentError(
-                        absl::StrCat("QuantIfmr: num_bits must be in 2..16, not ", options_.num_bits)));
-        OP_REQUIRES(context,
-                    options_.search_start > 0 && options_.search_start <= options_.search_end &&
-                        options_.search_step > 0,
-                    absl::InvalidArgumentError(
-                        absl::StrCat("QuantIfmr: the search needs 0 < start <= end and a step above 0")));
-        OP_REQUIRES(context, options_.search_end - options_.search_start <= 1e5f * options_.search_step,
-                    absl::InvalidArgumentError(
-                        "QuantIfmr: the search has more than 100000 candidates, enlarge search_step"));
-        for (const float percentile : {options_.max_percentile, options_.min_percentile}) {
-            OP_REQUIRES(context, percentile > 0 && percentile <= 1,
-                        absl::InvalidArgumentError(absl::StrCat(
-                            "QuantIfmr: a percentile must be above 0 and at most 1, not ", percentile)));
-        }
-    }
-
-    void Compute(OpKernelContext* context) override {
-        context->set_output(0, context->input(0));
-        ActivationFactors factors;
-        const std::shared_ptr<RecordBook> book = Book(context);
-        if (book != nullptr) {
-            Observe(context, book.get(), &factors);
-        }
-        if (!context->status().ok()) {
-            return;
-        }
-        Tensor* output = nullptr;
-        OP_REQUIRES_OK(context, context->allocate_output(1, TensorShape({}), &output));
-        output->scalar<float>()() = factors.scale;
-        OP_REQUIRES_OK(context, context->allocate_output(2, TensorShape({}), &output));
-        output->scalar<float>()() = static_cast<float>(factors.offset);
-    }
-
- private:
-    void Observe(OpKernelContext* context, RecordBook* book, ActivationFactors* factors) {
-        const auto values = context->input(0).flat<float>();
-        const std::shared_ptr<ActivationState> state = book->Activation(layers_);
-        switch (
-            state->Add(values.data(), values.size(), batch_num_, options_, ThreadPoolOf(context), factors)) {
-            case BatchStatus::kIgnored:
-            case BatchStatus::kAdded:
-                return;
-            case BatchStatus::kCompleted:
-                Announce(*state, *factors);
-                Report(context, book->SetActivation(layers_, factors->scale, factors->offset));
-                return;
-            case BatchStatus::kEmpty:
-                context->SetStatus(absl::InvalidArgumentError(
-                    absl::StrCat("the activation of ", Quoted(layers_),
-                                 " is empty: feed batches of at least one sample")));
-                return;
-            case BatchStatus::kNotFinite:
-                context->SetStatus(absl::InvalidArgumentError(absl::StrCat(
-                    "the activation of ", Quoted(layers_), " has invalid value inf or nan: ", kSkipRemedy)));
-                return;
-            case BatchStatus::kBadScale:
-                context->SetStatus(absl::InvalidArgumentError(
-                    absl::StrCat(Quoted(layers_),
-                                 " calculate scale failed. Not support scale greater than 1 / FLT_EPSILON: ",
-                                 "its activations are too large; ", kSkipRemedy)));
-                return;
-        }
-    }
-
-    void Announce(const ActivationState& state, const ActivationFactors& factors) const {
-        for (const std::string& layer : layers_) {
-            Log(LogLevel::kInfo, "Do layer " + layer + " activation calibration with ifmr success!");
-            Log(LogLevel::kDebug,
-                absl::StrCat("layer ", layer, ": scale_d ", factors.scale, ", offset_d ", factors.offset));
-        }
-        if (state.negligible()) {
-            Log(LogLevel::kWarning, absl::StrCat("the activation of ", Quoted(layers_),
-                                                 " was zero, or too small to quantize, in all calibration "
-                                                 "batches: scale 1.0 is recorded, ",
-                                                 "with which such values become 0; calibrate with data that "
-                                                 "reach it, or add it to skip_layers"));
-        }
-    }
-
-    std::vector<std::string> layers_;
-    int64_t batch_num_;
-    IfmrOptions options_;
-};
 
 class QuantArqOp : public CalibrationOp {
  public:
@@ -191,7 +44,9 @@ class QuantArqOp : public CalibrationOp {
         if (!context->status().ok()) {
             return;
         }
-        const ChannelView view = View(weights.shape());
+        const ChannelView view =
+            channel_axes_.empty() ? ChannelView{1, 1, weights.NumElements()}
+                                  : ViewAround(weights.shape(), channel_axes_.front(), channel_axes_.back());
         Tensor* output = nullptr;
         Tensor* scale = nullptr;
         OP_REQUIRES_OK(context, context->allocate_output(0, weights.shape(), &output));
@@ -210,20 +65,6 @@ class QuantArqOp : public CalibrationOp {
     }
 
  private:
-    ChannelView View(const TensorShape& shape) const {
-        ChannelView view{1, 1, 1};
-        for (int axis = 0; axis < shape.dims(); ++axis) {
-            if (!channel_axes_.empty() && axis < channel_axes_.front()) {
-                view.outer *= shape.dim_size(axis);
-            } else if (!channel_axes_.empty() && axis <= channel_axes_.back()) {
-                view.channels *= shape.dim_size(axis);
-            } else {
-                view.inner *= shape.dim_size(axis);
-            }
-        }
-        return view;
-    }
-
     std::vector<std::string> layers_;
     std::vector<int> channel_axes_;
     int num_bits_;
@@ -264,13 +105,10 @@ class SearchNOp : public CalibrationOp {
         std::vector<uint32_t> shifts;
         const BatchStatus status = book->Shift(layer_)->Add(
             values.flat<float>().data(), view, deq_scales.data(), batch_num_, ThreadPoolOf(context), &shifts);
-        OP_REQUIRES(
-            context, status != BatchStatus::kEmpty,
-            absl::InvalidArgumentError(absl::StrCat("the output of layer \"", layer_,
-                                                    "\" is empty: feed batches of at least one sample")));
-        OP_REQUIRES(context, status != BatchStatus::kNotFinite,
-                    absl::InvalidArgumentError(absl::StrCat(
-                        "the output of layer \"", layer_, "\" has invalid value inf or nan: ", kSkipRemedy)));
+        const std::string tensor = "the output of layer \"" + layer_ + "\"";
+        OP_REQUIRES(context, status != BatchStatus::kEmpty, EmptyError(tensor));
+        OP_REQUIRES(context, status != BatchStatus::kOtherChannels, OtherChannelsError(tensor));
+        OP_REQUIRES(context, status != BatchStatus::kNotFinite, NotFiniteError(tensor));
         if (status == BatchStatus::kCompleted) {
             Report(context, book->SetShift(layer_, shifts));
         }
@@ -281,11 +119,96 @@ class SearchNOp : public CalibrationOp {
     std::string data_format_;
 };
 
-#define AMCT_REGISTER_CPU(op, kernel) \
-    REGISTER_KERNEL_BUILDER(Name(op).Device(tensorflow::DEVICE_CPU).TypeConstraint<float>("T"), kernel)
+class DmqBalanceOp : public CalibrationOp {
+ public:
+    explicit DmqBalanceOp(OpKernelConstruction* context) : CalibrationOp(context, "quantize_preprocess") {
+        OP_REQUIRES_OK(context, context->GetAttr("layer", &layer_));
+        OP_REQUIRES_OK(context, context->GetAttr("batch_num", &batch_num_));
+        OP_REQUIRES_OK(context, context->GetAttr("migration_strength", &migration_strength_));
+        OP_REQUIRES_OK(context, context->GetAttr("channel_axis", &channel_axis_));
+        OP_REQUIRES(context, migration_strength_ >= 0.2f && migration_strength_ <= 0.8f,
+                    absl::InvalidArgumentError(absl::StrCat(
+                        "DmqBalance: migration_strength must be in 0.2..0.8, not ", migration_strength_)));
+    }
 
-AMCT_REGISTER_CPU("QuantIfmr", QuantIfmrOp);
+    void Compute(OpKernelContext* context) override {
+        context->set_output(0, context->input(0));
+        const std::shared_ptr<RecordBook> book = Book(context);
+        if (book != nullptr) {
+            Observe(context, book.get());
+        }
+    }
+
+ private:
+    void Observe(OpKernelContext* context, RecordBook* book) const {
+        const Tensor& values = context->input(0);
+        const auto weights = context->input(1).flat<float>();
+        const std::string layer = Quoted({layer_});
+        const int axis = channel_axis_ < 0 ? channel_axis_ + values.dims() : channel_axis_;
+        OP_REQUIRES(
+            context, axis >= 0 && axis < values.dims(),
+            absl::InvalidArgumentError(absl::StrCat("DmqBalance of ", layer, ": channel_axis ", channel_axis_,
+                                                    " is beyond an activation of rank ", values.dims())));
+        const ChannelView view = ViewAround(values.shape(), axis, axis);
+        OP_REQUIRES(
+            context, view.size() == 0 || weights.size() == view.channels,
+            absl::InvalidArgumentError(absl::StrCat("DmqBalance of ", layer, ": ", weights.size(),
+                                                    " weight maxima for ", view.channels, " channels")));
+        const std::vector<float> weight_max(weights.data(), weights.data() + weights.size());
+        OP_REQUIRES(
+            context,
+            std::all_of(weight_max.begin(), weight_max.end(), [](float w) { return std::isfinite(w); }),
+            absl::InvalidArgumentError(absl::StrCat(
+                "the weights of ", layer, " have nan or inf: repair them, or add the layer to skip_layers")));
+        std::vector<float> factors;
+        const BatchStatus status =
+            book->Balance(layer_)->Add(values.flat<float>().data(), view, weight_max, batch_num_,
+                                       migration_strength_, ThreadPoolOf(context), &factors);
+        Conclude(context, book, status, factors);
+    }
+
+    void Conclude(OpKernelContext* context, RecordBook* book, BatchStatus status,
+                  const std::vector<float>& factors) const {
+        const std::string tensor = "the activation of " + Quoted({layer_});
+        switch (status) {
+            case BatchStatus::kCompleted:
+                Log(LogLevel::kInfo, "Do layer " + layer_ + " dmq balance calibration success!");
+                Report(context, book->SetBalance(layer_, factors));
+                return;
+            case BatchStatus::kEmpty:
+                context->SetStatus(EmptyError(tensor));
+                return;
+            case BatchStatus::kOtherChannels:
+                context->SetStatus(OtherChannelsError(tensor));
+                return;
+            case BatchStatus::kNotFinite:
+                context->SetStatus(NotFiniteError(tensor));
+                return;
+            case BatchStatus::kBadScale:
+                context->SetStatus(BadFactorError(factors));
+                return;
+            default:
+                return;
+        }
+    }
+
+    absl::Status BadFactorError(const std::vector<float>& factors) const {
+        const auto bad = std::find_if_not(factors.begin(), factors.end(), IsBalanceFactor);
+        return absl::InvalidArgumentError(absl::StrCat(
+            Quoted({layer_}), " has tensor_balance_factor ", *bad, " in input channel ",
+            bad - factors.begin(),
+            ", which is not between FLT_EPSILON and 1 / FLT_EPSILON: feed real data, or take its "
+            "dmq_balancer_param out of the configuration"));
+    }
+
+    std::string layer_;
+    int64_t batch_num_;
+    float migration_strength_;
+    int channel_axis_;
+};
+
 AMCT_REGISTER_CPU("QuantArq", QuantArqOp);
 AMCT_REGISTER_CPU("SearchN", SearchNOp);
+AMCT_REGISTER_CPU("DmqBalance", DmqBalanceOp);
 
 }  // namespace amct

@@ -19,6 +19,16 @@ inline ParallelFor ThreadPoolOf(tensorflow::OpKernelContext* context) {
     };
 }
 
+// The view of a tensor whose channels are the neighbouring axes first..last.
+inline ChannelView ViewAround(const tensorflow::TensorShape& shape, int first, int last) {
+    ChannelView view{1, 1, 1};
+    for (int axis = 0; axis < shape.dims(); ++axis) {
+        int64_t& size = axis < first ? view.outer : axis <= last ? view.channels : view.inner;
+        size *= shape.dim_size(axis);
+    }
+    return view;
+}
+
 // The view of a layer output: channels last for NHWC (and for ranks below 3), second for NCHW.
 inline ChannelView ViewOutput(const tensorflow::TensorShape& shape, const std::string& data_format) {
     const int rank = shape.dims();
@@ -26,13 +36,7 @@ inline ChannelView ViewOutput(const tensorflow::TensorShape& shape, const std::s
         return {1, 1, 1};
     }
     const int axis = data_format == "NCHW" && rank > 2 ? 1 : rank - 1;
-    ChannelView view{1, shape.dim_size(axis), 1};
-    for (int i = 0; i < rank; ++i) {
-        if (i != axis) {
-            (i < axis ? view.outer : view.inner) *= shape.dim_size(i);
-        }
-    }
-    return view;
+    return ViewAround(shape, axis, axis);
 }
 
 }  // namespace amct

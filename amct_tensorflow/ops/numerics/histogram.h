@@ -74,6 +74,28 @@ inline Range FindRange(const float* values, int64_t size, const ParallelFor& par
     return range;
 }
 
+// Counts `size` values, in pieces that may run at the same time: count(begin, end, table) into a table of the
+// piece, which starts with zeros, and spill(table), one at a time, to move it to the result and clear it.
+// Between two spills a piece counts at most 2^23 values. Tables cost something, so there are not too many.
+template <typename Cell, typename Count, typename Spill>
+void CountInPieces(int64_t size, int table_size, const ParallelFor& parallel_for, const Count& count,
+                   const Spill& spill) {
+    constexpr int64_t kLeastPiece = 1 << 17;
+    constexpr int64_t kMostPieces = 16;
+    constexpr int64_t kSpill = 1 << 23;
+    const int64_t pieces = std::clamp<int64_t>(size / kLeastPiece, 1, kMostPieces);
+    std::mutex mutex;
+    parallel_for(pieces, 8 * size / pieces, [&](int64_t first, int64_t last) {
+        const int64_t end = size * last / pieces;
+        std::vector<Cell> table(table_size, 0);
+        for (int64_t i = size * first / pieces; i < end; i += kSpill) {
+            count(i, std::min(i + kSpill, end), table.data());
+            const std::lock_guard<std::mutex> lock(mutex);
+            spill(table.data());
+        }
+    });
+}
+
 class Histogram {
  public:
     static constexpr int kBins = 1 << 15;
@@ -83,18 +105,10 @@ class Histogram {
         range_.Merge(range);
         Fit();
         total_ += size;
-        // Each piece is counted in a table of its own; tables cost something, so there are not too many.
-        const int64_t pieces = std::clamp<int64_t>(size / kLeastPiece, 1, kMostPieces);
-        std::mutex mutex;
-        parallel_for(pieces, 8 * size / pieces, [&](int64_t first, int64_t last) {
-            const int64_t end = size * last / pieces;
-            std::vector<uint64_t> packed(kBins, 0);
-            for (int64_t i = size * first / pieces; i < end; i += kSpill) {
-                Count(values + i, std::min(kSpill, end - i), packed.data());
-                const std::lock_guard<std::mutex> lock(mutex);
-                Spill(packed.data());
-            }
-        });
+        CountInPieces<uint64_t>(
+            size, kBins, parallel_for,
+            [&](int64_t begin, int64_t end, uint64_t* packed) { Count(values + begin, end - begin, packed); },
+            [&](uint64_t* packed) { Spill(packed); });
     }
 
     int64_t total() const { return total_; }
@@ -132,11 +146,8 @@ class Histogram {
 
  private:
     static constexpr int kFractionBits = 12;
-    static constexpr int kCountShift = 40;
-    static constexpr int64_t kLeastPiece = 1 << 17;
-    static constexpr int64_t kMostPieces = 16;
-    static constexpr int64_t kSpill = 1 << 23;  // < 2^24 counts, < 2^(24 + kFractionBits) positions
-    static constexpr int kMinExponent = -60;    // far below any range whose scale is not replaced by 1
+    static constexpr int kCountShift = 40;    // < 2^24 counts, < 2^(24 + kFractionBits) positions a spill
+    static constexpr int kMinExponent = -60;  // far below any range whose scale is not replaced by 1
 
     double BinWidth() const { return std::ldexp(1.0, exponent_); }
 

@@ -11,6 +11,7 @@
 
 #include <vector>
 
+#include "activation_estimator.h"
 #include "calibration_data.h"
 #include "common.h"
 
@@ -24,12 +25,6 @@ struct IfmrOptions {
     float search_step = 0.01f;
     float max_percentile = 0.999999f;
     float min_percentile = 0.999999f;
-};
-
-struct ActivationFactors {
-    float scale = 1.0f;
-    int32_t offset = 0;
-    ScaleStatus status = ScaleStatus::kOk;
 };
 
 // The rank, counted from 1, of the value that leaves a share of 1 - percentile beyond it.
@@ -129,15 +124,8 @@ class IfmrSearch {
     }
 
     ActivationFactors Factors(int64_t index) const {
-        Clipping clipping = Candidate(index);
-        ActivationFactors factors;
-        factors.status = SanitizeScale(&clipping.scale);
-        factors.scale = clipping.scale;
-        if (options_.with_offset && factors.status == ScaleStatus::kOk) {
-            factors.offset = static_cast<int32_t>(-std::round(clipping.min / clipping.scale)) -
-                             (1 << (options_.num_bits - 1));
-        }
-        return factors;
+        const Clipping clipping = Candidate(index);
+        return MakeFactors(clipping.scale, clipping.min, options_.num_bits, options_.with_offset);
     }
 
     IfmrOptions options_;
@@ -145,6 +133,24 @@ class IfmrSearch {
     float min_;
     std::vector<float> values_;
     std::vector<float> counts_;
+};
+
+class IfmrEstimator : public ActivationEstimator {
+ public:
+    explicit IfmrEstimator(const IfmrOptions& options) : options_(options) {}
+
+    void Add(const float* values, int64_t size, const Range& range,
+             const ParallelFor& parallel_for) override {
+        data_.Add(values, size, range, parallel_for);
+    }
+    ActivationFactors Factors(bool /*last*/, const ParallelFor& parallel_for) const override {
+        return IfmrSearch(data_, options_).Run(parallel_for);
+    }
+    size_t StateBytes() const override { return sizeof(*this) - sizeof(data_) + data_.StateBytes(); }
+
+ private:
+    const IfmrOptions options_;
+    CalibrationData data_;
 };
 
 }  // namespace amct

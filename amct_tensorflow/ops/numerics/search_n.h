@@ -64,6 +64,8 @@ class SearchN {
     // One shift per channel.
     explicit SearchN(int64_t channels) : channels_(channels), errors_(channels * kMaxShift, 0.0) {}
 
+    int64_t channels() const { return channels_; }
+
     // Adds a layer output viewed as [outer, channels, inner]. Returns false, adding nothing, when it holds a
     // value that is not finite. `last` allows to leave out the shifts that can no longer win.
     bool Add(const float* values, const ChannelView& view, const float* deq_scales, bool last,

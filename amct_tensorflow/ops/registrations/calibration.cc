@@ -8,6 +8,17 @@ namespace amct {
 
 using tensorflow::shape_inference::InferenceContext;
 
+namespace {
+
+absl::Status ShapesOfActivationOp(InferenceContext* c) {
+    c->set_output(0, c->input(0));
+    c->set_output(1, c->Scalar());
+    c->set_output(2, c->Scalar());
+    return absl::OkStatus();
+}
+
+}  // namespace
+
 REGISTER_OP("QuantIfmr")
     .Input("x: T")
     .Output("y: T")
@@ -26,12 +37,7 @@ REGISTER_OP("QuantIfmr")
     .Attr("max_percentile: float = 0.999999")
     .Attr("min_percentile: float = 0.999999")
     .SetIsStateful()
-    .SetShapeFn([](InferenceContext* c) {
-        c->set_output(0, c->input(0));
-        c->set_output(1, c->Scalar());
-        c->set_output(2, c->Scalar());
-        return absl::OkStatus();
-    })
+    .SetShapeFn(ShapesOfActivationOp)
     .Doc(R"doc(
 Passes x on and finds, over batch_num runs, the scale and offset that quantize it with the least error.
 
@@ -39,6 +45,28 @@ scale, offset: the factors of the runs so far; final after the last one.
 record_file: the absolute path of the record that receives scale_d and offset_d.
 generation: which quantize_model made this op; ops of an earlier one only pass x on.
 layers: the layers that x feeds; each gets the factors in its record.
+)doc");
+
+REGISTER_OP("QuantHfmg")
+    .Input("x: T")
+    .Output("y: T")
+    .Output("scale: float")
+    .Output("offset: float")
+    .Attr("T: {float16, float32, float64}")
+    .Attr("record_file: string")
+    .Attr("generation: int")
+    .Attr("layers: list(string) >= 1")
+    .Attr("batch_num: int >= 1")
+    .Attr("num_bits: int = 8")
+    .Attr("with_offset: bool = true")
+    .Attr("num_of_bins: int = 4096")
+    .SetIsStateful()
+    .SetShapeFn(ShapesOfActivationOp)
+    .Doc(R"doc(
+Passes x on and finds, over batch_num runs, the scale and offset that quantize a histogram of it with the least error.
+
+scale, offset: the factors of the range of the runs so far; after the last one, those of the range that was found.
+num_of_bins: the bins of the histogram: 1024, 2048, 4096 or 8192.
 )doc");
 
 REGISTER_OP("QuantArq")
@@ -82,6 +110,27 @@ Passes a layer output on and finds, over batch_num runs, the right shift to int1
 scale_d: the activation scale of the layer's input, a scalar.
 scale_w: the weight scales, one or one a channel of x.
 data_format: where the channels are: last, or after the batch.
+)doc");
+
+REGISTER_OP("DmqBalance")
+    .Input("x: T")
+    .Input("weight_max: float")
+    .Output("y: T")
+    .Attr("T: {float16, float32, float64}")
+    .Attr("record_file: string")
+    .Attr("generation: int")
+    .Attr("layer: string")
+    .Attr("batch_num: int >= 1")
+    .Attr("migration_strength: float")
+    .Attr("channel_axis: int")
+    .SetIsStateful()
+    .SetShapeFn(tensorflow::shape_inference::UnchangedShape)
+    .Doc(R"doc(
+Passes a layer input on and finds, over batch_num runs, the factors that balance its channels with the weights.
+
+weight_max: the largest magnitude of the weights of each input channel.
+migration_strength: how much of the spread of the activations moves to the weights, 0.2 to 0.8.
+channel_axis: the axis of x that holds the input channels; below 0, counted from the end.
 )doc");
 
 }  // namespace amct

@@ -128,15 +128,6 @@ def test_arguments_of_the_wrong_type(tmp_path, graph, arguments, name):
     refuses(AmctTypeError, ["create_quant_config", name], tmp_path, lambda: amct.create_quant_config(**given))
 
 
-def test_simplified_configuration_is_not_supported_yet(tmp_path, graph):
-    refuses(
-        AmctValueError,
-        ["config_defination", "not supported yet"],
-        tmp_path,
-        lambda: amct.create_quant_config(str(tmp_path / "c.json"), graph, config_defination="a.cfg"),
-    )
-
-
 # quantize_model
 
 

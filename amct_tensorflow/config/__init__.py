@@ -1,23 +1,31 @@
-"""The configuration file of the calibration, config.json: what to quantize, and with which parameters."""
+"""The configuration of the calibration, config.json or simplified: what to quantize, with which parameters."""
 
 from amct_tensorflow.config.defaults import default_config
 from amct_tensorflow.config.quant_config import (
     ActivationParams,
+    HfmgParams,
+    IfmrParams,
     LayerConfig,
     LayerTraits,
     QuantConfig,
+    TensorConfig,
     WeightParams,
 )
 from amct_tensorflow.config.reader import read_config
+from amct_tensorflow.config.simplified import simplified_config
 from amct_tensorflow.config.writer import write_config
 
 __all__ = [
     "ActivationParams",
+    "HfmgParams",
+    "IfmrParams",
     "LayerConfig",
     "LayerTraits",
     "QuantConfig",
+    "TensorConfig",
     "WeightParams",
     "default_config",
     "read_config",
+    "simplified_config",
     "write_config",
 ]

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from amct_tensorflow.config import fields
+from amct_tensorflow.config.layer_names import LayerNames
 from amct_tensorflow.config.quant_config import (
     ActivationParams,
+    HfmgParams,
+    IfmrParams,
     LayerConfig,
     LayerTraits,
     QuantConfig,
+    TensorConfig,
     WeightParams,
 )
-from amct_tensorflow.config.schema import Section, check_object
+from amct_tensorflow.config.schema import Section, check_not_repeated, check_object
 from amct_tensorflow.errors import AmctValueError
+from amct_tensorflow.log import LOGGER
 
 
 @dataclass(frozen=True)
@@ -33,10 +38,33 @@ class LayerEntry:
             section.check_supported()
 
     def layer_config(self, traits: LayerTraits) -> LayerConfig:
-        """Returns the entry as plain data; weight parameters of a type without weights are left out."""
-        activation = ActivationParams(**self.activation.values)
-        weights = WeightParams(**self.weights.values) if traits.has_weights else None
-        return LayerConfig(self.layer["quant_enable"], activation, weights)
+        """Returns the entry as plain data; what a type without weights has no use for is left out."""
+        enabled, activation = self.layer["quant_enable"], _activation_params(self.activation)
+        balance = self.layer.values.get("dmq_balancer_param")
+        if traits.has_weights:
+            return LayerConfig(enabled, activation, WeightParams(**self.weights.values), balance)
+        if balance is not None:
+            LOGGER.push_warning_message(
+                f"dmq_balancer_param of {self.layer.where} is removed: {traits.op_type} has no weights to balance",
+                "config",
+            )
+        return LayerConfig(enabled, activation, None)
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """The two legal objects of an item of tensor_quantize."""
+
+    tensor: Section
+    activation: Section
+
+    def check_supported(self) -> None:
+        """Raises AmctValueError for a legal value that this version cannot carry out."""
+        self.activation.check_supported()
+
+    def tensor_config(self) -> TensorConfig:
+        """Returns the item as plain data."""
+        return TensorConfig(self.tensor["layer_name"], self.tensor["input_index"], _activation_params(self.activation))
 
 
 def check_layer_entry(
@@ -55,12 +83,7 @@ def check_layer_entry(
         AmctValueError: a key is unknown or repeated, a value is out of range, or fields conflict.
     """
     layer = check_object(fields.LAYER, given, where=where)
-    activation = check_object(
-        fields.ACTIVATION,
-        layer["activation_quant_params"],
-        where=f"activation_quant_params of {where}",
-        defaults={"asymmetric": activation_offset},
-    )
+    activation = _check_activation(layer, activation_offset)
     weights = check_object(
         fields.WEIGHT,
         layer["weight_quant_params"],
@@ -74,7 +97,51 @@ def check_layer_entry(
     return LayerEntry(layer, activation, weights)
 
 
-def quant_config(settings: Section, layers: dict[str, LayerConfig]) -> QuantConfig:
-    """Returns the validated global settings and the layers as plain data."""
-    names = [field.name for field in dataclasses.fields(QuantConfig) if field.name != "layers"]
-    return QuantConfig(**{name: settings[name] for name in names}, layers=layers)
+def check_tensor_entries(
+    items: Iterable[Mapping[str, Any]], names: LayerNames, *, activation_offset: bool, source: str
+) -> list[TensorEntry]:
+    """Validates the items of tensor_quantize and completes them with defaults.
+
+    Args:
+        items: the items.
+        names: the operations of the graph.
+        activation_offset: the global setting, which an item follows if it does not say otherwise.
+        source: the file, for the messages.
+
+    Raises:
+        AmctTypeError: a value has the wrong type.
+        AmctValueError: an operation does not exist, a tensor is there twice, a key is unknown, repeated or missing,
+            a value is out of range, or fields conflict.
+    """
+    entries = []
+    for index, item in enumerate(items):
+        tensor = check_object(fields.TENSOR, item, where=f"tensor_quantize[{index}] of {source}")
+        names.check_exists(tensor["layer_name"], tensor.where)
+        entries.append(TensorEntry(tensor, _check_activation(tensor, activation_offset)))
+    tensors = [f"{entry.tensor['layer_name']}:{entry.tensor['input_index']}" for entry in entries]
+    check_not_repeated(tensors, f"tensor_quantize of {source}")
+    return entries
+
+
+def quant_config(
+    settings: Section, layers: dict[str, LayerConfig], tensors: Iterable[TensorConfig] = ()
+) -> QuantConfig:
+    """Returns the validated global settings, the layers and the single tensors as plain data."""
+    own = {"layers", "tensor_quantize"}
+    names = [field.name for field in dataclasses.fields(QuantConfig) if field.name not in own]
+    return QuantConfig(**{name: settings[name] for name in names}, layers=layers, tensor_quantize=tuple(tensors))
+
+
+def _check_activation(parent: Section, activation_offset: bool) -> Section:
+    return check_object(
+        fields.ACTIVATION,
+        parent["activation_quant_params"],
+        where=f"activation_quant_params of {parent.where}",
+        defaults={"asymmetric": activation_offset},
+    )
+
+
+def _activation_params(section: Section) -> ActivationParams:
+    """Returns the fields of the algorithm; the section holds the defaults of the other one, too."""
+    kind = HfmgParams if section["act_algo"] == "hfmg" else IfmrParams
+    return kind(**{field.name: section[field.name] for field in dataclasses.fields(kind)})

@@ -8,8 +8,8 @@ from amct_tensorflow.config import fields
 from amct_tensorflow.config.assemble import check_layer_entry, quant_config
 from amct_tensorflow.config.layer_names import LayerNames
 from amct_tensorflow.config.quant_config import LayerTraits, QuantConfig
-from amct_tensorflow.config.schema import STRINGS, Field, check_not_repeated, check_object, check_value
-from amct_tensorflow.errors import AmctValueError
+from amct_tensorflow.config.schema import STRINGS, Field, check_object, check_value
+from amct_tensorflow.config.selection import layers_to_quantize
 
 _WHERE = "create_quant_config"
 
@@ -39,40 +39,13 @@ def default_config(
     """
     given = {"batch_num": batch_num, "activation_offset": activation_offset}
     settings = check_object(fields.GLOBAL, given, where=_WHERE)
-    skipped = _check_skip_layers(skip_layers, LayerNames(layers, all_ops, reasons))
-    if not layers:
-        raise AmctValueError(f"No layer support quantization in the graph.{_shown_reasons(reasons)}")
-    if skipped.issuperset(layers):
-        raise AmctValueError("Except skip_layers, no layer needs to quantize. Leave some layer out of skip_layers")
-    for name in layers:
-        if name not in skipped and name in fields.GLOBAL.keys:
-            raise AmctValueError(
-                f"{name} is a global parameter, can not be a layer name; rename the layer or add it to skip_layers"
-            )
+    skipped = check_value(Field("skip_layers", STRINGS), [] if skip_layers is None else skip_layers, where=_WHERE)
     return quant_config(
         settings,
         {
             name: check_layer_entry(
-                {}, traits, activation_offset=activation_offset, where=f"layer {name}"
-            ).layer_config(traits)
-            for name, traits in layers.items()
-            if name not in skipped
+                {}, layers[name], activation_offset=activation_offset, where=f"layer {name}"
+            ).layer_config(layers[name])
+            for name in layers_to_quantize(LayerNames(layers, all_ops, reasons), skip_layers=skipped, where=_WHERE)
         },
     )
-
-
-def _check_skip_layers(skip_layers: Sequence[str] | None, names: LayerNames) -> set[str]:
-    """Returns the legal names in `skip_layers`."""
-    given = [] if skip_layers is None else skip_layers
-    skipped = check_value(Field("skip_layers", STRINGS), given, where=_WHERE)
-    where = f"skip_layers of {_WHERE}"
-    check_not_repeated(skipped, where)
-    for name in skipped:
-        names.check_quantizable(name, where)
-    return set(skipped)
-
-
-def _shown_reasons(reasons: Mapping[str, str], most: int = 3) -> str:
-    """Returns the first reasons as the end of a sentence."""
-    shown = "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:most])
-    return f" ({shown}{'; …' if len(reasons) > most else ''})" if shown else ""

@@ -34,8 +34,10 @@ _SEARCH_RANGE = Rule(
     lambda value: len(value) == 2 and 0 < value[0] < value[1] < math.inf,
 )
 
-
 _MOST_CANDIDATES = 100_000
+
+# A simplified configuration gives start and end apart, and one of them may be missing.
+DEFAULT_SEARCH_RANGE = (0.7, 1.3)
 
 
 def _activation_conflict(given: Mapping[str, Any], values: Mapping[str, Any]) -> str | None:
@@ -47,6 +49,8 @@ def _activation_conflict(given: Mapping[str, Any], values: Mapping[str, Any]) ->
     if ifmr and hfmg:
         names = f"{', '.join(ifmr)} and {', '.join(hfmg)}"
         return f"{names} can not appear at same time, keep those of one algorithm,"
+    if hfmg and values["act_algo"] != "hfmg":
+        return "num_of_bins is for hfmg and not valid for act_algo ifmr, add act_algo hfmg or remove num_of_bins,"
     # In decimal, as the user wrote it: in binary, 1.0 - 0.8 is a little less than a step of 0.2.
     start, end, step = (Decimal(repr(value)) for value in (*values["search_range"], values["search_step"]))
     if step > end - start:
@@ -96,7 +100,6 @@ LAYER = Schema(
             "dmq_balancer_param",
             NUMBER,
             Rule("from 0.2 to 0.8", lambda value: 0.2 <= value <= 0.8),
-            works=None,
         ),
         Field("activation_quant_params", OBJECT, default={}),
         Field("weight_quant_params", OBJECT, default={}),
@@ -106,12 +109,12 @@ LAYER = Schema(
 ACTIVATION = Schema(
     (
         Field("num_bits", INTEGER, one_of(4, 8, 16), default=8, works=8),
-        Field("act_algo", STRING, one_of("ifmr", "hfmg"), default="ifmr", works="ifmr"),
+        Field("act_algo", STRING, one_of("ifmr", "hfmg"), default="ifmr"),
         Field("max_percentile", NUMBER, _PERCENTILE, default=0.999999),
         Field("min_percentile", NUMBER, _PERCENTILE, default=0.999999),
-        Field("search_range", NUMBERS, _SEARCH_RANGE, default=(0.7, 1.3)),
+        Field("search_range", NUMBERS, _SEARCH_RANGE, default=DEFAULT_SEARCH_RANGE),
         Field("search_step", NUMBER, Rule("greater than zero", lambda value: 0 < value < math.inf), default=0.01),
-        Field("num_of_bins", INTEGER, one_of(1024, 2048, 4096, 8192), works=None),
+        Field("num_of_bins", INTEGER, one_of(1024, 2048, 4096, 8192), default=4096),
         Field("asymmetric", BOOL),  # a missing one follows activation_offset
     ),
     _activation_conflict,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from amct_tensorflow.config.quant_config import LayerTraits
+from amct_tensorflow.config.schema import check_not_repeated
 from amct_tensorflow.errors import AmctValueError, did_you_mean
 
 
@@ -36,7 +37,21 @@ class LayerNames:
             reason = self.reasons.get(name, "operations of its type are not quantized")
             raise AmctValueError(f"Layer {name} does not support quantization, {reason}; remove it from {where}")
 
-    def check_fusable(self, name: str, where: str) -> None:
+    def check_all_quantizable(self, names: Iterable[str], where: str) -> None:
+        """Raises AmctValueError if a name is repeated or not that of a quantizable layer."""
+        names = list(names)
+        check_not_repeated(names, where)
+        for name in names:
+            self.check_quantizable(name, where)
+
+    def check_all_fusable(self, names: Iterable[str], where: str) -> None:
+        """Raises AmctValueError if a name is repeated or not that of an operation that can take a batch norm."""
+        names = list(names)
+        check_not_repeated(names, where)
+        for name in names:
+            self._check_fusable(name, where)
+
+    def _check_fusable(self, name: str, where: str) -> None:
         """Raises AmctValueError if the name is not that of an operation that can take a batch norm.
 
         A layer that cannot be quantized may still be fused, so one with a reason is accepted.

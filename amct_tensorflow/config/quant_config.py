@@ -25,8 +25,8 @@ class LayerTraits:
 
 
 @dataclass(frozen=True)
-class ActivationParams:
-    """How the activations of a layer are quantized; the fields are those of ``activation_quant_params``."""
+class IfmrParams:
+    """How activations are quantized by IFMR; the fields are those of ``activation_quant_params``."""
 
     num_bits: int
     act_algo: str
@@ -35,6 +35,19 @@ class ActivationParams:
     search_range: tuple[float, float]
     search_step: float
     asymmetric: bool
+
+
+@dataclass(frozen=True)
+class HfmgParams:
+    """How activations are quantized by HFMG; the fields are those of ``activation_quant_params``."""
+
+    num_bits: int
+    act_algo: str
+    num_of_bins: int
+    asymmetric: bool
+
+
+ActivationParams = IfmrParams | HfmgParams
 
 
 @dataclass(frozen=True)
@@ -48,11 +61,28 @@ class WeightParams:
 
 @dataclass(frozen=True)
 class LayerConfig:
-    """How a layer is quantized; `weights` is None where its type has none."""
+    """How a layer is quantized.
+
+    Attributes:
+        quant_enable: whether it is quantized at all.
+        activation: how its input is quantized.
+        weights: how its weights are quantized; None where its type has none.
+        dmq_balancer_param: migration strength of the DMQ balancer; None where it is off.
+    """
 
     quant_enable: bool
     activation: ActivationParams
     weights: WeightParams | None
+    dmq_balancer_param: float | None = None
+
+
+@dataclass(frozen=True)
+class TensorConfig:
+    """How one input of an operation is quantized that need not be a layer; one item of ``tensor_quantize``."""
+
+    layer_name: str
+    input_index: int
+    activation: ActivationParams
 
 
 @dataclass(frozen=True)
@@ -67,3 +97,4 @@ class QuantConfig:
     do_fusion: bool
     skip_fusion_layers: tuple[str, ...]
     layers: dict[str, LayerConfig]
+    tensor_quantize: tuple[TensorConfig, ...] = ()

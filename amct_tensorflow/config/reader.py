@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
 
 from amct_tensorflow.config import fields
-from amct_tensorflow.config.assemble import LayerEntry, check_layer_entry, quant_config
+from amct_tensorflow.config.assemble import (
+    LayerEntry,
+    TensorEntry,
+    check_layer_entry,
+    check_tensor_entries,
+    quant_config,
+)
 from amct_tensorflow.config.layer_names import LayerNames
 from amct_tensorflow.config.quant_config import LayerTraits, QuantConfig
 from amct_tensorflow.config.schema import (
@@ -53,17 +58,21 @@ def read_config(
     source = f"config file {path}"
     names = LayerNames(layers, all_ops, reasons)
     document = _load(path, source)
-    settings, entries = _check_document(document, names, source)
-    settings.check_supported()
-    for entry in entries.values():
-        entry.check_supported()
+    settings, entries, tensors = _check_document(document, names, source)
+    parts: list[Section | LayerEntry | TensorEntry] = [settings, *entries.values(), *tensors]
+    for part in parts:
+        part.check_supported()
     if not any(entry.layer["quant_enable"] for entry in entries.values()):
         raise AmctRuntimeError(
             "No quant enable layer in quant config file, please check the quant config file. "
             f"({source}: set quant_enable of at least one layer to true)"
         )
     in_graph_order = [name for name in layers if name in entries]
-    return quant_config(settings, {name: entries[name].layer_config(layers[name]) for name in in_graph_order})
+    return quant_config(
+        settings,
+        {name: entries[name].layer_config(layers[name]) for name in in_graph_order},
+        [tensor.tensor_config() for tensor in tensors],
+    )
 
 
 def _load(path: str | os.PathLike[str], source: str) -> JsonObject:
@@ -83,26 +92,29 @@ def _load(path: str | os.PathLike[str], source: str) -> JsonObject:
     return document
 
 
-def _check_document(document: JsonObject, names: LayerNames, source: str) -> tuple[Section, dict[str, LayerEntry]]:
-    """Returns the validated global settings and layer entries."""
+def _check_document(
+    document: JsonObject, names: LayerNames, source: str
+) -> tuple[Section, dict[str, LayerEntry], list[TensorEntry]]:
+    """Returns the validated global settings, layer entries and items of tensor_quantize."""
     check_not_repeated(document.keys_written, source)
     entry_names = [key for key in document if key not in fields.GLOBAL.keys]
     for name in entry_names:
         _check_layer_name(name, names, source)
     given = {key: document[key] for key in document if key in fields.GLOBAL.keys}
     settings = check_object(fields.GLOBAL, given, where=source)
-    _check_skip_fusion_layers(settings["skip_fusion_layers"], names, source)
-    _check_tensor_quantize(settings["tensor_quantize"], names, source)
+    names.check_all_fusable(settings["skip_fusion_layers"], f"skip_fusion_layers of {source}")
+    offset = settings["activation_offset"]
+    tensors = check_tensor_entries(settings["tensor_quantize"], names, activation_offset=offset, source=source)
     entries = {
         name: check_layer_entry(
             check_value(Field(name, OBJECT), document[name], where=source),
             names.layers[name],
-            activation_offset=settings["activation_offset"],
+            activation_offset=offset,
             where=f"layer {name} of {source}",
         )
         for name in entry_names
     }
-    return settings, entries
+    return settings, entries, tensors
 
 
 def _check_layer_name(name: str, names: LayerNames, source: str) -> None:
@@ -111,18 +123,3 @@ def _check_layer_name(name: str, names: LayerNames, source: str) -> None:
         hint = did_you_mean(name, [*fields.GLOBAL.keys, *names.layers]) or "; correct or remove it"
         raise AmctValueError(f"{name} is an invalid layer name or parameter of {source}{hint}")
     names.check_quantizable(name, source)
-
-
-def _check_skip_fusion_layers(layers: Iterable[str], names: LayerNames, source: str) -> None:
-    where = f"skip_fusion_layers of {source}"
-    check_not_repeated(layers, where)
-    for name in layers:
-        names.check_fusable(name, where)
-
-
-def _check_tensor_quantize(items: Iterable[Mapping[str, Any]], names: LayerNames, source: str) -> None:
-    for index, item in enumerate(items):
-        where = f"tensor_quantize[{index}] of {source}"
-        tensor = check_object(fields.TENSOR, item, where=where)
-        names.check_exists(tensor["layer_name"], where)
-        check_object(fields.ACTIVATION, tensor["activation_quant_params"], where=f"activation_quant_params of {where}")

@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from amct_tensorflow.config import fields
-from amct_tensorflow.config.quant_config import LayerConfig, QuantConfig
+from amct_tensorflow.config.quant_config import ActivationParams, LayerConfig, QuantConfig, TensorConfig
 from amct_tensorflow.config.schema import Schema
 from amct_tensorflow.files import write_file
 
@@ -15,7 +15,8 @@ from amct_tensorflow.files import write_file
 def write_config(path: str | os.PathLike[str], config: QuantConfig) -> None:
     """Writes config.json atomically: UTF-8, indented by 4, no space after a colon, layers in graph order.
 
-    `asymmetric` is written only for layers that differ from `activation_offset`. Source: vendor documentation
+    `asymmetric` is written only where it differs from `activation_offset`, `dmq_balancer_param` only where the
+    balancer is on, `tensor_quantize` only if there is one. Source: vendor documentation
     of config.json.
 
     Args:
@@ -26,6 +27,9 @@ def write_config(path: str | os.PathLike[str], config: QuantConfig) -> None:
         AmctRuntimeError: the path cannot be written.
     """
     document = _known_fields(fields.GLOBAL, config)
+    del document["tensor_quantize"]
+    if config.tensor_quantize:
+        document["tensor_quantize"] = [_tensor(tensor, config.activation_offset) for tensor in config.tensor_quantize]
     for name, layer in config.layers.items():
         document[name] = _layer(layer, config.activation_offset)
     text = json.dumps(document, indent=4, separators=(",", ":"), ensure_ascii=False)
@@ -34,18 +38,34 @@ def write_config(path: str | os.PathLike[str], config: QuantConfig) -> None:
 
 def _layer(layer: LayerConfig, activation_offset: bool) -> dict[str, Any]:
     """Returns the entry of a layer."""
-    activation = _known_fields(fields.ACTIVATION, layer.activation)
-    if layer.activation.asymmetric == activation_offset:
-        del activation["asymmetric"]
-    entry = {"quant_enable": layer.quant_enable, "activation_quant_params": activation}
+    entry: dict[str, Any] = {"quant_enable": layer.quant_enable}
+    if layer.dmq_balancer_param is not None:
+        entry["dmq_balancer_param"] = layer.dmq_balancer_param
+    entry["activation_quant_params"] = _activation(layer.activation, activation_offset)
     if layer.weights is not None:
         entry["weight_quant_params"] = _known_fields(fields.WEIGHT, layer.weights)
     return entry
 
 
+def _tensor(tensor: TensorConfig, activation_offset: bool) -> dict[str, Any]:
+    """Returns an item of tensor_quantize."""
+    return {
+        "layer_name": tensor.layer_name,
+        "input_index": tensor.input_index,
+        "activation_quant_params": _activation(tensor.activation, activation_offset),
+    }
+
+
+def _activation(params: ActivationParams, activation_offset: bool) -> dict[str, Any]:
+    activation = _known_fields(fields.ACTIVATION, params)
+    if params.asymmetric == activation_offset:
+        del activation["asymmetric"]
+    return activation
+
+
 def _known_fields(schema: Schema, values: object) -> dict[str, Any]:
     """Returns the attributes of `values` in the order of the schema.
 
-    A field of the schema that is no attribute has no value yet but its default, and is left out.
+    A field of the schema that is no attribute is of another algorithm, or has no value yet but its default.
     """
     return {key: getattr(values, key) for key in schema.keys if hasattr(values, key)}

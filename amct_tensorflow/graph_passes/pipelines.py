@@ -23,7 +23,7 @@ from amct_tensorflow.graph_passes.deploy_parameters import (
 )
 from amct_tensorflow.graph_passes.deploy_results import insert_ascend_dequant
 from amct_tensorflow.graph_passes.hold_outputs import hold_outputs
-from amct_tensorflow.graph_passes.insert_ifmr import insert_ifmr
+from amct_tensorflow.graph_passes.calibrate_activations import calibrate_activations
 from amct_tensorflow.graph_passes.insert_search_n import insert_search_n
 from amct_tensorflow.graph_passes.rewrite_layers import rewrite_layers
 from amct_tensorflow.graph_passes.workspace import Layer, Workspace
@@ -47,9 +47,9 @@ def perform_calibration(workspace: Workspace, config: QuantConfig, book: RecordB
     """Turns the graph into the calibration graph."""
     rewrite_layers(workspace, FakeQuantizedWeights(book), _float_bias)
     params = {name: layer.activation for name, layer in config.layers.items()}
-    insert_ifmr(workspace, book, config.batch_num, params)
+    calibrate_activations(workspace, book, config.batch_num, params)
     if config.shift_n:
-        insert_search_n(workspace, book, config.batch_num)  # needs the scales that QuantIfmr puts out
+        insert_search_n(workspace, book, config.batch_num)  # needs the scales of the activations
     hold_outputs(workspace)  # needs the final result of each layer
 
 

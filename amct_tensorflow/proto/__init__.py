@@ -1,4 +1,4 @@
-"""The protobuf messages of the record file, made at run time from the descriptor set `amct.desc`.
+"""The protobuf messages of record files and simplified configurations, made at run time from a descriptor set.
 
 There is no generated ``_pb2`` code that could disagree with the protobuf release beside TensorFlow, and the
 messages live in a pool of their own, so that another package with the same .proto files does not clash.
@@ -14,10 +14,9 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from amct_tensorflow.errors import AmctRuntimeError
 from amct_tensorflow.proto import compile as _compile
 
-__all__ = ["record_message"]
+__all__ = ["record_message", "simplified_config_message"]
 
 
-@functools.cache
 def record_message() -> type[Any]:
     """Returns the class of the whole record file, ``InnerScaleOffsetRecord``.
 
@@ -26,8 +25,21 @@ def record_message() -> type[Any]:
     Raises:
         AmctRuntimeError: the compiled descriptor set is missing and cannot be made here.
     """
-    name = "AMCTTensorflow.InnerScaleOffsetRecord"
-    message: type[Any] = message_factory.GetMessageClass(_pool().FindMessageTypeByName(name))
+    return _message("InnerScaleOffsetRecord")
+
+
+def simplified_config_message() -> type[Any]:
+    """Returns the class of a whole simplified configuration, ``AMCTConfig``.
+
+    Raises:
+        AmctRuntimeError: the compiled descriptor set is missing and cannot be made here.
+    """
+    return _message("AMCTConfig")
+
+
+@functools.cache
+def _message(name: str) -> type[Any]:
+    message: type[Any] = message_factory.GetMessageClass(_pool().FindMessageTypeByName(f"AMCTTensorflow.{name}"))
     return message
 
 
@@ -42,13 +54,14 @@ def _pool() -> descriptor_pool.DescriptorPool:
 
 
 def _descriptor_set() -> bytes:
-    """Returns the content of `amct.desc`, compiling it first in a source tree that was never built."""
+    """Returns the compiled .proto files, compiling them first in a source tree where that is still to be done."""
+    path = _compile.descriptor_set()
     try:
-        if not _compile.DESCRIPTOR_SET.exists():
+        if not path.exists():
             _compile.compile_protos()
-        return _compile.DESCRIPTOR_SET.read_bytes()
+        return path.read_bytes()
     except (OSError, RuntimeError) as error:
         raise AmctRuntimeError(
-            f"the compiled protobuf messages {_compile.DESCRIPTOR_SET} are missing and cannot be made, "
+            f"the compiled protobuf messages {path} are missing and cannot be made, "
             f"{error}; run 'pip install --force-reinstall --no-deps .' in the source tree of amct_tensorflow"
         ) from error

@@ -1,11 +1,11 @@
-"""Compiles the .proto files of this folder into one descriptor set, `amct.desc`.
+"""Compiles the .proto files of this folder into one descriptor set, `amct-<digest>.desc`.
 
 setup.py loads this file by its path while the package is not importable yet, so it imports nothing of it.
-``python amct_tensorflow/proto/compile.py`` does the same by hand, after a .proto file was edited.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -13,7 +13,17 @@ import tempfile
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
-DESCRIPTOR_SET = FOLDER / "amct.desc"
+
+
+def descriptor_set() -> Path:
+    """Returns the path of the descriptor set; its name carries a digest of the .proto files.
+
+    One that was compiled from other .proto files is thus never picked up by mistake.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(FOLDER.glob("*.proto")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return FOLDER / f"amct-{digest.hexdigest()[:12]}.desc"
 
 
 def compile_protos(output: Path | None = None) -> Path:
@@ -24,7 +34,7 @@ def compile_protos(output: Path | None = None) -> Path:
     processes may compile at once.
 
     Args:
-        output: the file to write; `amct.desc` beside the .proto files if not given.
+        output: the file to write. If not given it is `descriptor_set`, and those of other .proto files are removed.
 
     Returns:
         The path of the file written.
@@ -33,7 +43,11 @@ def compile_protos(output: Path | None = None) -> Path:
         RuntimeError: grpcio-tools is not installed or protoc refused a file; the message quotes it.
         OSError: `output` cannot be written.
     """
-    output = DESCRIPTOR_SET if output is None else output
+    if output is None:
+        output = compile_protos(descriptor_set())
+        for stale in set(FOLDER.glob("amct*.desc")) - {output}:
+            stale.unlink(missing_ok=True)
+        return output
     protos = sorted(path.name for path in FOLDER.glob("*.proto"))
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".amct_desc_") as scratch:
@@ -46,7 +60,3 @@ def compile_protos(output: Path | None = None) -> Path:
             raise RuntimeError(f"protoc could not compile {', '.join(protos)}: {done.stderr.strip()}")
         os.replace(unfinished, output)
     return output
-
-
-if __name__ == "__main__":
-    print(compile_protos())

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from amct_tensorflow.config import LayerTraits, QuantConfig, read_config
+from amct_tensorflow.config import LayerTraits, QuantConfig, read_config, simplified_config
+from amct_tensorflow.log import LOGGER
 
 CONV = LayerTraits("Conv2D", has_weights=True, channel_wise=True, channel_wise_capable=True, fusable=True)
 LOGITS = LayerTraits("Conv2D", has_weights=True, channel_wise=False, channel_wise_capable=True, fusable=True)
@@ -41,3 +42,24 @@ def read(tmp_path, graph):
         return read_config(path, LAYERS, **graph)
 
     return read_content
+
+
+@pytest.fixture
+def simplified(tmp_path, graph):
+    """Applies a simplified configuration with this content to the small graph."""
+
+    def apply(content: str | bytes) -> QuantConfig:
+        path = tmp_path / "quant.cfg"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        op_types = ["Conv2D", "DepthwiseConv2dNative", "MatMul", "AvgPool"]
+        return simplified_config(path, LAYERS, **graph, op_types=op_types)
+
+    return apply
+
+
+@pytest.fixture
+def logged(monkeypatch) -> list[str]:
+    """The warnings."""
+    lines: list[str] = []
+    monkeypatch.setattr(LOGGER, "push_warning_message", lambda message, module_name: lines.append(message))
+    return lines

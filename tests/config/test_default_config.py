@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from amct_tensorflow.config import (
-    ActivationParams,
+    IfmrParams,
     LayerConfig,
     QuantConfig,
     WeightParams,
@@ -23,7 +23,7 @@ def default(layers, graph):
 
 
 def test_defaults(default):
-    activation = ActivationParams(
+    activation = IfmrParams(
         num_bits=8,
         act_algo="ifmr",
         max_percentile=0.999999,

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from amct_tensorflow.config import default_config, read_config
+from amct_tensorflow.config import HfmgParams, IfmrParams, default_config, read_config
 from amct_tensorflow.errors import AmctRuntimeError, AmctTypeError, AmctValueError
 
 
@@ -57,6 +57,30 @@ def test_layer_values(read):
     assert layer.activation.asymmetric is False
     assert layer.weights.channel_wise is False
     assert isinstance(layer.activation.max_percentile, float)
+
+
+@pytest.mark.parametrize("bins", [None, 1024, 2048, 4096, 8192])
+def test_hfmg(read, bins):
+    given = {} if bins is None else {"num_of_bins": bins}
+    config = read({"net/conv": {"activation_quant_params": {"act_algo": "hfmg", **given}}, "net/fc": {}})
+    assert config.layers["net/conv"].activation == HfmgParams(8, "hfmg", bins or 4096, asymmetric=True)
+    assert isinstance(config.layers["net/fc"].activation, IfmrParams)
+
+
+@pytest.mark.parametrize("strength", [0.2, 0.5, 0.8])
+def test_dmq(read, logged, strength):
+    config = read({"net/conv": {"dmq_balancer_param": strength}, "net/fc": {}})
+    assert config.layers["net/conv"].dmq_balancer_param == strength
+    assert config.layers["net/fc"].dmq_balancer_param is None
+    assert logged == []
+
+
+def test_dmq_of_a_layer_without_weights_is_removed(read, logged):
+    config = read({"net/conv": {"dmq_balancer_param": 0.5}, "net/pool": {"dmq_balancer_param": 0.5}})
+    assert config.layers["net/pool"].dmq_balancer_param is None
+    (line,) = logged
+    assert line.startswith("dmq_balancer_param of layer net/pool of config file ")
+    assert line.endswith("config.json is removed: AvgPool has no weights to balance")
 
 
 @pytest.mark.parametrize("offset", [True, False])

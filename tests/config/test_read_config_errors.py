@@ -164,7 +164,7 @@ def test_wrong_type(read, document, field):
         (weight(wts_algo="nuq_quantize", num_steps=8), "num_steps"),
         *[(weight(wts_algo="nuq_quantize", num_of_iteration=bad), "num_of_iteration") for bad in (-1, 6)],
         (tensor(input_index=-1), "input_index"),
-        (tensor(activation_quant_params={"num_of_bins": 1}), "num_of_bins"),
+        (tensor(activation_quant_params={"act_algo": "hfmg", "num_of_bins": 1}), "num_of_bins"),
     ],
     ids=lambda case: json.dumps(case)[:80] if isinstance(case, dict) else "",
 )
@@ -199,6 +199,13 @@ def test_where_is_said_from_the_inside_out(read):
 def test_parameters_of_two_activation_algorithms(read, params, message):
     with pytest.raises(AmctValueError, match=f"{message}, .* in activation_quant_params of layer net/conv of config"):
         read(activation(**params))
+
+
+@pytest.mark.parametrize("where", [activation, lambda **params: tensor(activation_quant_params=params)])
+def test_bins_without_hfmg(read, where):
+    message = "num_of_bins is for hfmg and not valid for act_algo ifmr, add act_algo hfmg or remove num_of_bins, in "
+    with pytest.raises(AmctValueError, match=message + r"activation_quant_params of .* of config file .*config\.json"):
+        read({**conv(), **where(num_of_bins=4096)})
 
 
 @pytest.mark.parametrize("key", ["num_steps", "num_of_iteration"])
@@ -252,6 +259,13 @@ def test_tensor_of_an_unknown_layer(read):
         read(tensor(layer_name="pool"))
 
 
+def test_a_tensor_twice(read):
+    twice = [{"layer_name": "net/relu", "input_index": index} for index in (0, 1, 0)]
+    message = "Please delete repeated items in tensor_quantize of config file .*, repeated items are net/relu:0$"
+    with pytest.raises(AmctValueError, match=message):
+        read({"tensor_quantize": twice, **conv()})
+
+
 @pytest.mark.parametrize(
     ("document", "message"),
     [
@@ -261,10 +275,8 @@ def test_tensor_of_an_unknown_layer(read):
             'fakequant_precision_mode .* in config file .*; set it to "DEFAULT"',
         ),
         (tensor(), r"tensor_quantize .* in config file .*; set it to \[\]"),
-        (conv(dmq_balancer_param=0.5), "dmq_balancer_param 0.5 in layer net/conv of .*; remove it"),
         (activation(num_bits=16), "num_bits 16 in activation_quant_params of layer net/conv .*; set it to 8"),
-        (activation(act_algo="hfmg"), 'act_algo .*hfmg.* of layer net/conv .*; set it to "ifmr"'),
-        (activation(num_of_bins=8192), "num_of_bins 8192 .* of layer net/conv .*; remove it"),
+        (activation(act_algo="hfmg", num_bits=4), "num_bits 4 in activation_quant_params of layer net/conv .*; set it"),
         (weight(num_bits=4), "num_bits 4 in weight_quant_params of layer net/conv .*; set it to 8"),
         (
             weight(wts_algo="nuq_quantize", num_steps=32, num_of_iteration=0),
@@ -275,10 +287,8 @@ def test_tensor_of_an_unknown_layer(read):
         "joint_quant",
         "fp16",
         "tensor",
-        "dmq",
         "activation_bits",
-        "hfmg",
-        "hfmg_bins",
+        "hfmg_bits",
         "weight_bits",
         "nuq",
     ],

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from amct_tensorflow.config import LayerTraits, default_config, read_config, write_config
+from amct_tensorflow.config import HfmgParams, LayerTraits, TensorConfig, default_config, read_config, write_config
 from amct_tensorflow.errors import AmctRuntimeError
 
 CONV = LayerTraits("Conv2D", has_weights=True, channel_wise=True, channel_wise_capable=True, fusable=True)
@@ -84,6 +84,49 @@ def test_what_was_written_is_read_again(tmp_path):
 def test_asymmetric_is_written_where_it_differs(tmp_path):
     write_config(tmp_path / "config.json", changed_config())
     assert (tmp_path / "config.json").read_text().count('"asymmetric":true') == 1
+
+
+# The item of tensor_quantize is that of the vendor's documentation, and stands where its tool puts it.
+GOLDEN_TENSOR = """\
+    "skip_fusion_layers":[],
+    "tensor_quantize":[
+        {
+            "layer_name":"net/pool",
+            "input_index":0,
+            "activation_quant_params":{
+                "num_bits":8,
+                "act_algo":"hfmg",
+                "num_of_bins":4096,
+                "asymmetric":false
+            }
+        }
+    ],
+    "net/conv":{
+        "quant_enable":true,
+        "dmq_balancer_param":0.5,
+        "activation_quant_params":{
+            "num_bits":8,
+            "act_algo":"hfmg",
+            "num_of_bins":1024
+        },
+        "weight_quant_params":{
+"""
+
+
+def test_hfmg_dmq_and_single_tensors(tmp_path):
+    config = default_config(LAYERS, **GRAPH)
+    conv = replace(
+        config.layers["net/conv"],
+        activation=HfmgParams(8, "hfmg", 1024, asymmetric=True),
+        dmq_balancer_param=0.5,
+    )
+    tensor = TensorConfig("net/pool", 0, HfmgParams(8, "hfmg", 4096, asymmetric=False))
+    config = replace(config, layers={**config.layers, "net/conv": conv})
+    path = tmp_path / "config.json"
+    write_config(path, replace(config, tensor_quantize=(tensor,)))
+    assert GOLDEN_TENSOR in path.read_text()
+    write_config(path, config)
+    assert read_config(path, LAYERS, **GRAPH) == config
 
 
 def test_layer_names_are_utf8(tmp_path):

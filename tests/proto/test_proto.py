@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -32,15 +33,85 @@ prune_record {
 """
 
 
+SIMPLIFIED = """
+batch_num: 2 activation_offset: false joint_quant: true fakequant_precision_mode: FORCE_FP16_QUANT
+skip_layers: "a" skip_layer_types: "MatMul" skip_approximation_layers: "b" do_fusion: false skip_fusion_layers: "c"
+nuq_config { mapping_file: "m.json" nuq_quantize { num_steps: 32 num_of_iteration: 1 } }
+common_config {
+  arq_quantize { channel_wise: true quant_bits: 8 }
+  ifmr_quantize { search_range_start: 0.7 search_range_end: 1.3 search_step: 0.01 max_percentile: 0.9
+                  min_percentile: 0.9 asymmetric: true dst_type: INT8 }
+  dmq_balancer { migration_strength: 0.5 }
+}
+override_layer_types {
+  layer_type: "MatMul"
+  calibration_config { hfmg_quantize { num_of_bins: 4096 asymmetric: false dst_type: INT16 } }
+}
+override_layer_configs {
+  layer_name: "d"
+  calibration_config {
+    ada_quantize { num_iteration: 1 reg_param: 1 beta_range_start: 1 beta_range_end: 1 warm_start: 1
+                   channel_wise: true }
+  }
+}
+conv_calibration_config { } fc_calibration_config { }
+tensor_quantize { layer_name: "e" input_index: 0 ifmr_quantize { } }
+tensor_quantize { layer_name: "e" input_index: 1 hfmg_quantize { } }
+"""
+# The numbers that the vendor publishes.
+SIMPLIFIED_NUMBERS = {
+    "AMCTConfig": {
+        "batch_num": 1,
+        "activation_offset": 2,
+        "skip_layers": 10,
+        "skip_layer_types": 11,
+        "fakequant_precision_mode": 21,
+        "common_config": 50,
+        "override_layer_types": 51,
+        "override_layer_configs": 100,
+        "do_fusion": 200,
+        "skip_fusion_layers": 201,
+    },
+    "CalibrationConfig": {
+        "arq_quantize": 13,
+        "ada_quantize": 15,
+        "ifmr_quantize": 100,
+        "hfmg_quantize": 101,
+        "dmq_balancer": 200,
+    },
+    "ARQuantize": {"channel_wise": 1, "quant_bits": 10},
+    "FMRQuantize": {
+        "search_range_start": 1,
+        "search_range_end": 2,
+        "search_step": 3,
+        "max_percentile": 4,
+        "min_percentile": 5,
+        "asymmetric": 6,
+        "dst_type": 10,
+    },
+    "HFMGQuantize": {"num_of_bins": 1, "asymmetric": 2, "dst_type": 10},
+    "DMQBalancer": {"migration_strength": 1},
+}
+
+
 @pytest.fixture
-def unbuilt(tmp_path, monkeypatch):
-    """A source tree where nothing was compiled yet, and no message class is cached."""
-    monkeypatch.setattr(proto_compile, "DESCRIPTOR_SET", tmp_path / "amct.desc")
-    proto.record_message.cache_clear()
+def source_tree(tmp_path, monkeypatch):
+    """The .proto files in a folder of their own, where nothing was compiled yet; no message class is cached."""
+    for path in proto_compile.FOLDER.glob("*.proto"):
+        shutil.copy(path, tmp_path)
+    monkeypatch.setattr(proto_compile, "FOLDER", tmp_path)
+    forget_messages()
+    yield tmp_path
+    forget_messages()
+
+
+def forget_messages():
+    proto._message.cache_clear()
     proto._pool.cache_clear()
-    yield tmp_path / "amct.desc"
-    proto.record_message.cache_clear()
-    proto._pool.cache_clear()
+
+
+def compiled(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.suffix != ".proto"]
 
 
 @pytest.mark.parametrize("text", [USER_FORM, INNER_FORM], ids=["convert_model_form", "inner_form"])
@@ -90,18 +161,55 @@ def test_nothing_enters_the_default_pool():
         descriptor_pool.Default().FindMessageTypeByName("AMCTTensorflow.InnerScaleOffsetRecord")
 
 
-def test_a_missing_descriptor_set_is_compiled_on_first_use(unbuilt):
+def test_simplified_form():
+    message = text_format.Parse(SIMPLIFIED, proto.simplified_config_message()())
+    assert message.IsInitialized()
+    assert text_format.Parse(text_format.MessageToString(message), proto.simplified_config_message()()) == message
+    # The sample has every field of every message.
+    for kind in ("AMCTConfig", "CalibrationConfig", "ARQuantize", "FMRQuantize", "HFMGQuantize", "DMQBalancer"):
+        for field in proto._pool().FindMessageTypeByName(f"AMCTTensorflow.{kind}").fields:
+            assert field.name in SIMPLIFIED
+
+
+@pytest.mark.parametrize("message", SIMPLIFIED_NUMBERS)
+def test_field_numbers_of_the_simplified_form(message):
+    fields = proto._pool().FindMessageTypeByName(f"AMCTTensorflow.{message}").fields_by_name
+    numbers = {name: fields[name].number for name in SIMPLIFIED_NUMBERS[message]}
+    assert numbers == SIMPLIFIED_NUMBERS[message]
+
+
+def test_a_missing_descriptor_set_is_compiled_on_first_use(source_tree):
     pytest.importorskip("grpc_tools")
     proto.record_message()
-    assert [path.name for path in unbuilt.parent.iterdir()] == ["amct.desc"]
+    assert compiled(source_tree) == [proto_compile.descriptor_set().name]
 
 
-def test_without_compiler_the_error_says_what_to_run(unbuilt, monkeypatch):
+def test_a_stale_descriptor_set_is_compiled_again(source_tree):
+    pytest.importorskip("grpc_tools")
+    (source_tree / "amct.desc").write_bytes(b"")  # as it was called before names had a digest
+    proto.record_message()
+    before = proto_compile.descriptor_set()
+    with open(source_tree / "calibration_config_tf.proto", "a") as file:
+        file.write("message Added { optional bool here = 1; }\n")
+    forget_messages()
+    assert proto._message("Added")(here=True).here
+    assert compiled(source_tree) == [proto_compile.descriptor_set().name] != [before.name]
+
+
+def test_a_current_descriptor_set_needs_no_compiler(source_tree, monkeypatch):
+    pytest.importorskip("grpc_tools")
+    proto_compile.compile_protos()
+    monkeypatch.delattr(proto_compile, "compile_protos")
+    proto.record_message()
+
+
+def test_without_compiler_the_error_says_what_to_run(source_tree, monkeypatch):
     def no_compiler(output=None):
         raise RuntimeError("No module named grpc_tools")
 
     monkeypatch.setattr(proto_compile, "compile_protos", no_compiler)
-    with pytest.raises(AmctRuntimeError, match=r"amct\.desc.*grpc_tools.*pip install --force-reinstall --no-deps \."):
+    message = r"amct-\w+\.desc.*grpc_tools.*pip install --force-reinstall --no-deps \."
+    with pytest.raises(AmctRuntimeError, match=message):
         proto.record_message()
 
 
@@ -112,8 +220,7 @@ def test_compile_works_loaded_by_path_and_agrees_with_the_built_file(tmp_path):
     spec.loader.exec_module(module)
     output = module.compile_protos(tmp_path / "build" / "amct.desc")
     proto.record_message()
-    stale = "amct.desc is older than the .proto files: run python amct_tensorflow/proto/compile.py"
-    assert output.read_bytes() == proto_compile.DESCRIPTOR_SET.read_bytes(), stale
+    assert output.read_bytes() == proto_compile.descriptor_set().read_bytes()
 
 
 def test_compile_reports_what_protoc_says(tmp_path, monkeypatch):

@@ -1,0 +1,154 @@
+"""The configuration that create_quant_config writes from a simplified one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from amct_tensorflow.config import fields
+from amct_tensorflow.config.assemble import check_layer_entry, check_tensor_entries, quant_config
+from amct_tensorflow.config.layer_names import LayerNames
+from amct_tensorflow.config.quant_config import LayerTraits, QuantConfig, TensorConfig
+from amct_tensorflow.config.schema import check_not_repeated, check_object
+from amct_tensorflow.config.selection import layers_to_quantize
+from amct_tensorflow.config.simplified_parts import global_settings, layer_entry, tensor_item
+from amct_tensorflow.config.simplified_text import read_simplified
+from amct_tensorflow.errors import AmctValueError, did_you_mean
+from amct_tensorflow.log import LOGGER
+
+
+def simplified_config(
+    path: str | os.PathLike[str],
+    layers: Mapping[str, LayerTraits],
+    *,
+    all_ops: Collection[str],
+    reasons: Mapping[str, str],
+    op_types: Collection[str],
+) -> QuantConfig:
+    """Reads a simplified configuration and applies it to the layers of a graph.
+
+    What it leaves out takes its default, so an empty one gives what `default_config` gives without arguments.
+    Source: vendor documentation of the simplified configuration (calibration_config_tf.proto).
+
+    Args:
+        path: the file.
+        layers: the quantizable layers of the graph, in graph order.
+        all_ops: the names of all operations of the graph.
+        reasons: why an operation of a known type cannot be quantized, in words, by name.
+        op_types: the quantizable types, whether the graph has them or not.
+
+    Returns:
+        The configuration, its layers in graph order.
+
+    Raises:
+        AmctRuntimeError: the file cannot be read.
+        AmctValueError: it cannot be parsed, a layer or type is unknown or repeated, a value is out of range or not
+            supported by this version, or no layer is left to quantize.
+    """
+    source = f"config_defination {path}"
+    config = read_simplified(path, source)
+    names = LayerNames(layers, all_ops, reasons)
+    settings = check_object(fields.GLOBAL, global_settings(config), where=source)
+    names.check_all_fusable(settings["skip_fusion_layers"], f"skip_fusion_layers of {source}")
+    _check_types(config.skip_layer_types, op_types, f"skip_layer_types of {source}")
+    priorities = _Priorities.of(config, names, op_types, source)
+    tensors = _tensors(config, names, settings["activation_offset"], source)
+    settings.check_supported()
+    chosen = layers_to_quantize(
+        names, skip_layers=config.skip_layers, skip_layer_types=config.skip_layer_types, where=source
+    )
+    _warn_of_overridden(set(priorities.by_layer).difference(chosen), source)
+    entries = {
+        name: check_layer_entry(
+            priorities.entry(name, layers[name]),
+            layers[name],
+            activation_offset=settings["activation_offset"],
+            where=f"layer {name} of {source}",
+        )
+        for name in chosen
+    }
+    return quant_config(settings, {name: entry.layer_config(layers[name]) for name, entry in entries.items()}, tensors)
+
+
+def _tensors(config: Any, names: LayerNames, activation_offset: bool, source: str) -> list[TensorConfig]:
+    """Returns what the file says of single tensors."""
+    items = [
+        tensor_item(item, f"tensor_quantize[{index}] of {source}") for index, item in enumerate(config.tensor_quantize)
+    ]
+    entries = check_tensor_entries(items, names, activation_offset=activation_offset, source=source)
+    return [entry.tensor_config() for entry in entries]
+
+
+@dataclass(frozen=True)
+class _Priorities:
+    """What the file says of all layers, of those of a type, and of single ones, as entries of config.json.
+
+    An override takes the place of the algorithms that it gives and leaves the others: one with arq_quantize alone
+    changes how weights are quantized, and the activations stay as the next lower priority says. Within an algorithm
+    nothing is merged: fields that the override leaves out have their defaults.
+    """
+
+    common: Mapping[str, Any]
+    by_type: Mapping[str, Mapping[str, Any]]
+    by_layer: Mapping[str, Mapping[str, Any]]
+
+    @classmethod
+    def of(cls, config: Any, names: LayerNames, op_types: Collection[str], source: str) -> _Priorities:
+        """Takes them from an AMCTConfig, checked."""
+        type_where, layer_where = f"override_layer_types of {source}", f"override_layer_configs of {source}"
+        _check_types([item.layer_type for item in config.override_layer_types], op_types, type_where)
+        names.check_all_quantizable([item.layer_name for item in config.override_layer_configs], layer_where)
+        return cls(
+            layer_entry(config.common_config, f"common_config of {source}"),
+            {
+                item.layer_type: layer_entry(item.calibration_config, f"{item.layer_type} in {type_where}")
+                for item in config.override_layer_types
+            },
+            {
+                item.layer_name: layer_entry(item.calibration_config, f"{item.layer_name} in {layer_where}")
+                for item in config.override_layer_configs
+            },
+        )
+
+    def entry(self, name: str, traits: LayerTraits) -> dict[str, Any]:
+        """Returns the entry of a layer.
+
+        What is said of many layers does not force one weight scale per channel on a layer where that is not right.
+        For a type that never has it, this is an error of the type's own override, which check_layer_entry finds.
+        """
+        common, of_type = self.common, self.by_type.get(traits.op_type, {})
+        if not traits.has_weights:  # what is said of all layers is for those that it can be for
+            common = {key: value for key, value in common.items() if key != "dmq_balancer_param"}
+        if not traits.channel_wise:
+            common = _without_channel_wise(common)
+        if traits.channel_wise_capable and not traits.channel_wise:
+            of_type = _without_channel_wise(of_type)
+        return {**common, **of_type, **self.by_layer.get(name, {})}
+
+
+def _without_channel_wise(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the entry with the default for `channel_wise`."""
+    key = "weight_quant_params"
+    if key not in entry:
+        return dict(entry)
+    return {**entry, key: {name: value for name, value in entry[key].items() if name != "channel_wise"}}
+
+
+def _check_types(types: Collection[str], op_types: Collection[str], where: str) -> None:
+    """Raises AmctValueError if a type is repeated or not quantizable."""
+    check_not_repeated(types, where)
+    for op_type in types:
+        if op_type not in op_types:
+            hint = did_you_mean(op_type, op_types) or f"; those that do are {', '.join(op_types)}"
+            raise AmctValueError(f"Layer type {op_type} does not support quantize, but is named in {where}{hint}")
+
+
+def _warn_of_overridden(skipped: Iterable[str], source: str) -> None:
+    names = ", ".join(sorted(skipped))
+    if names:
+        LOGGER.push_warning_message(
+            f"override_layer_configs of {source} has no effect on {names}, because the layer or its type is skipped",
+            "create_quant_config",
+        )

@@ -4,20 +4,29 @@ Importing it registers the deployment ops, so that a quantized .pb loads with ``
 """
 
 from amct_tensorflow._version import __version__
+from amct_tensorflow.convert import convert_model
+from amct_tensorflow.convert_qat import convert_qat_model
 from amct_tensorflow.create_config import create_quant_config
 from amct_tensorflow.errors import AmctError
 from amct_tensorflow.log import LOGGER, set_logging_level
 from amct_tensorflow.ops import set_log_sink
+from amct_tensorflow.preprocess import quantize_preprocess
 from amct_tensorflow.quantize import quantize_model
 from amct_tensorflow.save import save_model
 
 __all__ = [
     "AmctError",
     "__version__",
+    "convert_model",
+    "convert_qat_model",
     "create_quant_config",
     "quantize_model",
+    "quantize_preprocess",
+    "quantized_preprocess",
     "save_model",
     "set_logging_level",
 ]
+
+quantized_preprocess = quantize_preprocess  # the vendor's documentation has both names
 
 set_log_sink(LOGGER.push_op_message)

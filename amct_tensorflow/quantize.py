@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from amct_tensorflow.arguments import check_file_path, check_graph, check_types, output_names
-from amct_tensorflow.config import LayerConfig, QuantConfig, read_config
-from amct_tensorflow.errors import AmctRuntimeError, AmctValueError
+from amct_tensorflow.arguments import check_types
+from amct_tensorflow.config import QuantConfig
+from amct_tensorflow.errors import AmctRuntimeError
 from amct_tensorflow.files import warn_if_exists
-from amct_tensorflow.graph.model_file import find_outputs
 from amct_tensorflow.graph_passes.pipelines import perform_calibration, plan_calibration
 from amct_tensorflow.graph_passes.workspace import Layer, Workspace
 from amct_tensorflow.inventory import Inventory
 from amct_tensorflow.log import LOGGER
-from amct_tensorflow.ops import RecordBook
+from amct_tensorflow.observe import check_arguments, new_book, outputs_of, read_config_of, start_layers, write_book
+from amct_tensorflow.ops import RecordBook, flush_record
+from amct_tensorflow.record import read_balance_factors
 
 _MODULE = "quantize_model"
 
@@ -35,7 +36,8 @@ def quantize_model(
     Args:
         graph: the inference graph; weights may be constants or variables.
         config_file: what `create_quant_config` wrote.
-        record_file: path of the record to write; folders are made, an existing file is overwritten.
+        record_file: path of the record to write; folders are made, an existing file is overwritten. Where layers have
+            a dmq_balancer_param, it must hold what quantize_preprocess found for them, which is kept.
         calib_outputs: outputs that will be fetched besides the ops that nothing consumes: op names, operations or
             tensors.
 
@@ -47,13 +49,14 @@ def quantize_model(
         AmctRuntimeError: a file cannot be read or written, or the graph is finalized.
         In all cases the graph is as it was.
     """
-    check_file_path(record_file, "record_file")
-    if os.path.realpath(record_file) == os.path.realpath(config_file):
-        raise AmctValueError(f"record_file and config_file are both {config_file}: the record would overwrite it")
-    check_graph(graph)
+    check_arguments(graph, config_file, record_file)
     inventory = Inventory.of(graph)
-    config = read_config(config_file, inventory.traits, all_ops=inventory.all_ops, reasons=inventory.reasons)
-    workspace = Workspace(graph, _layers(inventory, config), _outputs(graph, calib_outputs))
+    config = read_config_of(inventory, config_file)
+    workspace = Workspace(
+        graph, start_layers(inventory, config, _MODULE), outputs_of(graph, calib_outputs, "calib_outputs")
+    )
+    if not _take_balance_factors(workspace, config, record_file):
+        warn_if_exists(record_file, _MODULE)
     plan_calibration(workspace)
     book = _open_record(record_file, workspace, config)
     perform_calibration(workspace, config, book)
@@ -65,35 +68,37 @@ def quantize_model(
     return []
 
 
-def _layers(inventory: Inventory, config: QuantConfig) -> list[Layer]:
-    layers = []
-    for name, settings in config.layers.items():
-        if settings.quant_enable:
-            fuse = config.do_fusion and name not in config.skip_fusion_layers
-            layers.append(
-                Layer.of(inventory.layers[name], fuse=fuse, channel_wise=_channel_wise(inventory, name, settings))
-            )
-    return layers
+def _take_balance_factors(workspace: Workspace, config: QuantConfig, record_file: str) -> bool:
+    """Gives the layers that are to be balanced the factors of quantize_preprocess; tells whether there are any.
 
-
-def _channel_wise(inventory: Inventory, name: str, settings: LayerConfig) -> bool:
-    wanted = settings.weights is not None and settings.weights.channel_wise
-    if wanted and not inventory.traits[name].channel_wise:
-        LOGGER.push_warning_message(
-            f"layer {name} feeds Softmax, so its weights get one scale although its channel_wise is true", _MODULE
-        )
+    Raises:
+        AmctRuntimeError: a layer has no factors in the record, or those of another layer.
+    """
+    layers = [layer for layer in workspace.layers if config.layers[layer.name].dmq_balancer_param is not None]
+    if not layers:
         return False
-    return wanted
+    flush_record(os.path.realpath(record_file))
+    factors = read_balance_factors(record_file) if os.path.exists(record_file) else {}
+    missing = [layer.name for layer in layers if layer.name not in factors]
+    if missing:
+        what = "is empty" if not factors else f"has no tensor_balance_factor of layer {missing[0]}"
+        raise AmctRuntimeError(
+            f"config_file indicates dmq_balancer, but record_file {what}: call quantize_preprocess with {record_file} "
+            "and run its graph batch_num times before, or remove dmq_balancer_param"
+        )
+    for layer in layers:
+        layer.balance = np.array(factors[layer.name], np.float32)
+        channels = layer.row.input_channels(layer.op)
+        if layer.balance.size != channels:
+            raise AmctRuntimeError(
+                f"{record_file} has {layer.balance.size} values of tensor_balance_factor for layer {layer.name} of "
+                f"{channels} input channels: call quantize_preprocess on this model"
+            )
+    return True
 
 
 def _factors(layer: Layer) -> int:
     return layer.channels if layer.channel_axes else 1
-
-
-def _outputs(graph: tf.Graph, calib_outputs: list[Any] | None) -> frozenset[str]:
-    named = [] if calib_outputs is None else output_names(calib_outputs, argument="calib_outputs")
-    ends = [op for op in graph.get_operations() if not any(output.consumers() for output in op.outputs)]
-    return frozenset(op.name for op in [*ends, *find_outputs(graph, named, "the graph")])
 
 
 def _left_out(inventory: Inventory, config: QuantConfig) -> dict[str, str]:
@@ -105,15 +110,7 @@ def _left_out(inventory: Inventory, config: QuantConfig) -> dict[str, str]:
 
 def _open_record(record_file: str, workspace: Workspace, config: QuantConfig) -> RecordBook:
     """Starts the record and writes what is known: the entries and the scales of constant weights."""
-    path = os.path.realpath(record_file)
-    warn_if_exists(record_file, _MODULE)
-    try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-    except OSError as error:
-        raise AmctRuntimeError(
-            f"record_file {path} cannot be written ({error.strerror}): give a path in a writable folder"
-        ) from error
-    book = RecordBook(path, batch_num=config.batch_num)
+    book = new_book(record_file, config.batch_num)
     for layer in workspace.layers:
         book.add_layer(
             layer.name,
@@ -124,10 +121,7 @@ def _open_record(record_file: str, workspace: Workspace, config: QuantConfig) ->
             zero_shifts=_factors(layer) if config.shift_n and layer.row.shifts and not layer.wants_shift else 0,
             # save_model must not fold what was not folded here, for whatever reason.
             skip_fusion=layer.row.takes_batch_norm and not (layer.fuse and layer.unfused_because is None),
+            balance_factors=layer.balance,
         )
-    try:
-        book.write()
-    except AmctRuntimeError:
-        book.close()
-        raise
+    write_book(book)
     return book

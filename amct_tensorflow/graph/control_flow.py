@@ -11,6 +11,7 @@ _REGIONS = (
     (("Enter", "RefEnter"), ("Exit", "RefExit")),
     (("Switch", "RefSwitch"), ("Merge", "RefMerge", "Exit", "RefExit")),
 )
+ENTRIES = frozenset(entry for entries, _ in _REGIONS for entry in entries)
 
 _STATELESS_CALLS = ("PartitionedCall", "StatelessIf", "StatelessWhile", "StatelessCase")
 _CALLS = frozenset((*_STATELESS_CALLS, "StatefulPartitionedCall", "If", "While", "Case"))

@@ -13,7 +13,9 @@ Cases, for a layer that may be fused:
    use, computed parameters or other channels, or its fold is not finite (a variance of 0 without epsilon): left
    alone, and `Layer.unfused_because` says why.
 
-The weights of a layer are its own from here on: other layers that share the constant keep theirs.
+The weights of a layer are its own from here on: other layers that share the constant keep theirs. Scales that are
+known of the unfolded weights, as after quantization-aware training, are folded with them: scale_w' = scale_w * |f|,
+and the integers stay what they were, with their signs turned where f < 0; only -128 becomes 127 then.
 """
 
 from __future__ import annotations
@@ -98,25 +100,23 @@ def _reason_against_reshape(workspace: Workspace, layer: Layer, reshaped: tf.Ope
     return None
 
 
-def _along_channels(layer: Layer) -> list[int]:
-    """Returns the shape in which one value per output channel broadcasts against the weights."""
-    shape = layer.row.weights(layer.op).shape
-    return [size if axis in layer.row.channel_axes else 1 for axis, size in enumerate(shape)]
-
-
 def _fold(layer: Layer, found: _BatchNorm) -> str | None:
     """Folds and returns None, or returns why not."""
     assert layer.weights is not None
     gamma, beta, mean, variance = map(found.parameter, range(1, 5))
     with np.errstate(all="ignore"):  # what is not finite is refused below
         factor = gamma / sqrt(variance + found.op.get_attr("epsilon"))
-        weights = layer.weights * reshape(factor, _along_channels(layer))
+        weights = layer.weights * reshape(factor, layer.along_channels())
         bias = ((0.0 if layer.bias is None else layer.bias) - mean) * factor + beta
     for value in (weights, bias):
         if isinstance(value, np.ndarray) and not np.isfinite(value).all():
             return "the folded parameters are not finite"
     layer.weights, layer.bias = weights, bias
+    layer.folded_batch_norm = found.op.name
     layer.weights_key = layer.name
+    if layer.scale_w is not None and isinstance(factor, np.ndarray):
+        layer.scale_w = (layer.scale_w * np.abs(factor)).astype(np.float32)
+        layer.channel_axes = layer.row.channel_axes
     if found.between is None:
         layer.absorb(found.op)
     else:

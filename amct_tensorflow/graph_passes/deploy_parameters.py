@@ -13,11 +13,10 @@ import tensorflow as tf
 from amct_tensorflow.errors import AmctRuntimeError
 from amct_tensorflow.graph.edit import at_root
 from amct_tensorflow.graph_passes.workspace import FloatArray, Layer, Workspace
-from amct_tensorflow.ops import arq_scales, quantize_weights, tensorflow_ops
+from amct_tensorflow.ops import quantize_weights, tensorflow_ops
 from amct_tensorflow.record import LayerRecord
 
 INT32_MIN, INT32_MAX = -(2.0**31), 2.0**31 - 1
-_MOST_SATURATION = 1.05  # rounding aside, scale_w comes from the weights themselves
 _LARGEST_FLOAT_IN_INT32 = 2.0**31 - 128
 
 
@@ -25,17 +24,6 @@ def deq_scales(layer: Layer, record: LayerRecord) -> FloatArray:
     """Returns scale_d * scale_w in float32: one value, or one per output channel."""
     assert layer.scale_w is not None
     return np.float32(record.scale_d) * layer.scale_w
-
-
-def check_weights_fit(layer: Layer, weights: FloatArray) -> None:
-    """Raises `AmctRuntimeError` if weights saturate under the record's scales: those are of other weights."""
-    assert layer.scale_w is not None
-    ratio = float(np.max(arq_scales(weights, layer.channel_axes, layer=layer.name) / layer.scale_w))
-    if ratio > _MOST_SATURATION:
-        raise AmctRuntimeError(
-            f"the weights of layer {layer.name} are up to {ratio:.3g} times as large as scale_w of the record allows: "
-            "the record is of another model, calibrate this one"
-        )
 
 
 class Int8Weights:

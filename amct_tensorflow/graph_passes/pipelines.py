@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import tensorflow as tf
 
 from amct_tensorflow.config import QuantConfig
 from amct_tensorflow.errors import AmctRuntimeError, AmctValueError
+from amct_tensorflow.graph.fake_quant import FakeQuant
 from amct_tensorflow.graph.values import Deferred, materialize
 from amct_tensorflow.graph_passes.absorb_batch_norm import absorb_batch_norm
 from amct_tensorflow.graph_passes.absorb_bias import absorb_bias
+from amct_tensorflow.graph_passes.balance_channels import balance_inputs, balance_weights, observe_balance
+from amct_tensorflow.graph_passes.calibrate_activations import calibrate_activations
 from amct_tensorflow.graph_passes.calibrate_weights import FakeQuantizedWeights, find_weight_scales
-from amct_tensorflow.graph_passes.deploy_activations import insert_ascend_quant
-from amct_tensorflow.graph_passes.deploy_parameters import (
-    Int8Weights,
-    check_weights_fit,
-    integer_bias,
-    quantized_bias,
-)
+from amct_tensorflow.graph_passes.deploy_activations import AscendQuants, deploy_fake_quants, insert_ascend_quant
+from amct_tensorflow.graph_passes.deploy_parameters import Int8Weights, integer_bias, quantized_bias
 from amct_tensorflow.graph_passes.deploy_results import insert_ascend_dequant
 from amct_tensorflow.graph_passes.hold_outputs import hold_outputs
-from amct_tensorflow.graph_passes.calibrate_activations import calibrate_activations
 from amct_tensorflow.graph_passes.insert_search_n import insert_search_n
+from amct_tensorflow.graph_passes.match_record import belongs_to_unfused, check_clipping, check_own_scales
 from amct_tensorflow.graph_passes.rewrite_layers import rewrite_layers
 from amct_tensorflow.graph_passes.workspace import Layer, Workspace
 from amct_tensorflow.ops import RecordBook
 from amct_tensorflow.record import LayerRecord
+
+_LEAST_SCALE = 2.0**-23  # those below are not computed with
+_LARGEST_BIAS = 2.0**30  # well within int32
 
 
 def plan_fusions(workspace: Workspace) -> None:
@@ -37,15 +38,22 @@ def plan_fusions(workspace: Workspace) -> None:
     absorb_batch_norm(workspace)
 
 
+def perform_balance(workspace: Workspace, book: RecordBook, batch_num: int, strengths: Mapping[str, float]) -> None:
+    """Turns the graph into the one that finds the balance factors, after `plan_fusions`."""
+    observe_balance(workspace, book, batch_num, strengths)
+
+
 def plan_calibration(workspace: Workspace) -> None:
     """Plans the calibration graph; raises where a layer cannot be calibrated, the graph being untouched."""
     plan_fusions(workspace)
+    balance_weights(workspace)  # those with their batch norm, whose scales are found next
     find_weight_scales(workspace)
 
 
 def perform_calibration(workspace: Workspace, config: QuantConfig, book: RecordBook) -> None:
     """Turns the graph into the calibration graph."""
     rewrite_layers(workspace, FakeQuantizedWeights(book), _float_bias)
+    balance_inputs(workspace)  # what is quantized is the balanced input
     params = {name: layer.activation for name, layer in config.layers.items()}
     calibrate_activations(workspace, book, config.batch_num, params)
     if config.shift_n:
@@ -54,7 +62,7 @@ def perform_calibration(workspace: Workspace, config: QuantConfig, book: RecordB
 
 
 def plan_deployment(workspace: Workspace, records: Mapping[str, LayerRecord]) -> None:
-    """Plans the deployed graph; raises where a layer cannot be deployed."""
+    """Plans the deployed graph of a calibrated model; raises where a layer is not as it was calibrated."""
     plan_fusions(workspace)
     for layer in workspace.layers:
         if layer.unfused_because is not None:  # the scales are those of weights with the batch norm
@@ -62,25 +70,107 @@ def plan_deployment(workspace: Workspace, records: Mapping[str, LayerRecord]) ->
                 f"layer {layer.name} was calibrated with its batch norm folded in, but {layer.unfused_because}. "
                 "Calibrate the model that is saved, with the same outputs (calib_outputs of quantize_model)"
             )
-        layer.scale_w = np.array(records[layer.name].scale_w or [1.0], np.float32)
+    _check_frozen(workspace)
+    _take_factors(workspace, records)
+    for layer in workspace.layers:
+        if layer.weights is not None:
+            check_own_scales(layer)
+    _check_biases(workspace, records)
+
+
+def plan_conversion(workspace: Workspace, records: Mapping[str, LayerRecord]) -> list[str]:
+    """Plans the deployed graph from factors of any origin; raises where they do not fit the weights.
+
+    Returns:
+        What the user should know of layers whose factors fit in some other way than the plain one, in sentences.
+    """
+    plan_fusions(workspace)
+    _check_frozen(workspace)
+    _take_factors(workspace, records)
+    unfused = _undo_wrong_fusions(workspace, records)
+    warnings = [check_clipping(layer) for layer in workspace.layers if layer.weights is not None]
+    if unfused:
+        warnings.append(
+            f"{len(unfused)} layer(s) go on without the fusion of their batch norm, because scale_w of the record is "
+            f"of the weights without it: {', '.join(unfused)}"
+        )
+    _check_biases(workspace, records)
+    return [warning for warning in warnings if warning is not None]
+
+
+def plan_qat_conversion(workspace: Workspace, records: Mapping[str, LayerRecord]) -> None:
+    """Plans the deployed graph from the factors of quantization-aware training, of weights before any fusion."""
+    _take_factors(workspace, records)  # first: a folded batch norm scales them, too
+    plan_fusions(workspace)
+    _check_frozen(workspace)
+    _widen_vanishing_scales(workspace, records)
+    _check_biases(workspace, records)
+
+
+def perform_deployment(
+    workspace: Workspace, records: Mapping[str, LayerRecord], fake_quants: Collection[FakeQuant] = ()
+) -> None:
+    """Turns the graph into the deployed graph, with those of its fake-quant ops that are for no layer."""
+    quants = AscendQuants(workspace)
+    rewrite_layers(workspace, Int8Weights(), functools.partial(integer_bias, records))
+    balance_inputs(workspace)  # in front of what comes next
+    insert_ascend_quant(workspace, records, quants)
+    deploy_fake_quants(workspace, fake_quants, quants)  # while they still share inputs with the layers
+    insert_ascend_dequant(workspace, records)  # behind the bias that the rewriting left
+
+
+def _take_factors(workspace: Workspace, records: Mapping[str, LayerRecord]) -> None:
+    """Gives the layers the scales of their records, and balances their weights."""
+    for layer in workspace.layers:
+        record = records[layer.name]
+        layer.scale_w = np.array(record.scale_w or [1.0], np.float32)
         if layer.scale_w.size == 1:
             layer.channel_axes = ()
+        if record.tensor_balance_factor:
+            layer.balance = np.array(record.tensor_balance_factor, np.float32)
+    balance_weights(workspace)
+
+
+def _undo_wrong_fusions(workspace: Workspace, records: Mapping[str, LayerRecord]) -> list[str]:
+    """Starts layers anew whose scales are of the weights without their batch norm; returns their names."""
+    fused = [layer for layer in workspace.layers if layer.folded_batch_norm is not None]
+    without = Workspace(workspace.graph, [layer.unfused() for layer in fused], workspace.outputs)
+    plan_fusions(without)
+    _take_factors(without, records)
+    unfused = {layer.name: layer for layer in without.layers}
+    reasons = {layer.name: belongs_to_unfused(layer, unfused[layer.name]) for layer in fused}
+    for name, reason in reasons.items():
+        unfused[name].unfused_because = reason
+    workspace.layers = [unfused[layer.name] if reasons.get(layer.name) else layer for layer in workspace.layers]
+    return [name for name, reason in reasons.items() if reason]
+
+
+def _check_frozen(workspace: Workspace) -> None:
+    for layer in workspace.layers:
         if isinstance(layer.weights, Deferred) or isinstance(layer.bias, Deferred):
             raise AmctValueError(
                 f"layer {layer.name} gets its parameters from variables: freeze the model, for example with "
                 "convert_variables_to_constants_v2"
             )
-        if isinstance(layer.weights, np.ndarray):
-            check_weights_fit(layer, layer.weights)
+
+
+def _check_biases(workspace: Workspace, records: Mapping[str, LayerRecord]) -> None:
+    """Raises, before anything is done, for a bias beyond int32."""
+    for layer in workspace.layers:
         if layer.bias is not None:
-            quantized_bias(layer, records[layer.name])  # raises before anything is done
+            quantized_bias(layer, records[layer.name])
 
 
-def perform_deployment(workspace: Workspace, records: Mapping[str, LayerRecord]) -> None:
-    """Turns the graph into the deployed graph."""
-    rewrite_layers(workspace, Int8Weights(), functools.partial(integer_bias, records))
-    insert_ascend_quant(workspace, records)
-    insert_ascend_dequant(workspace, records)  # behind the bias that the rewriting left
+def _widen_vanishing_scales(workspace: Workspace, records: Mapping[str, LayerRecord]) -> None:
+    """Widens the scales of channels that their batch norm all but switches off, until they can be computed with.
+
+    Beside the bias, which must fit into int32, what the weights of such a channel contribute is lost in float32 anyway.
+    """
+    for layer in workspace.layers:
+        if layer.folded_batch_norm is not None:
+            assert isinstance(layer.bias, np.ndarray) and layer.scale_w is not None
+            least = np.abs(layer.bias) / (np.float32(records[layer.name].scale_d) * _LARGEST_BIAS)
+            layer.scale_w = np.maximum(layer.scale_w, np.maximum(least, _LEAST_SCALE)).astype(np.float32)
 
 
 def _float_bias(workspace: Workspace, layer: Layer) -> tf.Tensor:

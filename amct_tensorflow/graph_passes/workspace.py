@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from amct_tensorflow.graph.edit import scope_of, unique_scope
 from amct_tensorflow.graph.values import Value, value_of
-from amct_tensorflow.layers import FoundLayer, OpType, data_format
+from amct_tensorflow.layers import FoundLayer, OpType, channel_axis, data_format
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -34,8 +34,10 @@ class Layer:
         absorbed: names of the user's ops that the layer stands for, the layer first.
         channel_axes: axes of the weights with a scale of their own; empty for one scale.
         bias_stays: whether a bias follows that the layer could not absorb here; it may in another graph of the model.
+        folded_batch_norm: name of the batch norm that is folded into it.
         unfused_because: why the batch norm behind it, if there is one, is not folded into it.
         scale_w: one value or one per channel; None if an op of the graph computes it, or without weights.
+        balance: the factors that move from its input to its weights, one per input channel; None without.
         result: once rewritten, the tensor that is the layer's output now.
         inserted: once rewritten, the ops that belong to the layer.
         clones: once rewritten, name of an original op -> name of its clone.
@@ -54,8 +56,10 @@ class Layer:
     absorbed: list[str]
     channel_axes: tuple[int, ...]
     bias_stays: bool = False
+    folded_batch_norm: str | None = None
     unfused_because: str | None = None
     scale_w: FloatArray | None = None
+    balance: FloatArray | None = None
     result: tf.Tensor | None = None
     inserted: list[tf.Operation] = dataclasses.field(default_factory=list)
     clones: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -81,6 +85,11 @@ class Layer:
             channel_axes=row.channel_axes if channel_wise else (),
         )
 
+    def unfused(self) -> Layer:
+        """Returns the plan started anew, without the fusion of a batch norm."""
+        found = FoundLayer(self.op, self.row, None)
+        return Layer.of(found, fuse=False, channel_wise=bool(self.channel_axes))
+
     @property
     def scope(self) -> str:
         """The layer's name scope, with a trailing slash, or empty."""
@@ -97,9 +106,19 @@ class Layer:
         return data_format(self.op)
 
     @property
+    def channel_axis(self) -> int:
+        """The axis of the channels in its data: 1 or the last."""
+        return channel_axis(self.op)
+
+    @property
     def channels(self) -> int:
         """The number of output channels; only for layers with weights."""
         return self.row.channels(self.op)
+
+    def along_channels(self) -> list[int]:
+        """Returns the shape in which one value per output channel broadcasts against the weights."""
+        shape = self.row.weights(self.op).shape
+        return [size if axis in self.row.channel_axes else 1 for axis, size in enumerate(shape)]
 
     @property
     def wants_shift(self) -> bool:
@@ -125,11 +144,13 @@ class Workspace:
         graph: edited in place.
         layers: the layers being quantized, in graph order.
         outputs: names of ops whose results the user fetches.
+        moved: for outputs that are no op of the deployed graph, the tensor that is the output now.
     """
 
     graph: tf.Graph
     layers: list[Layer]
     outputs: frozenset[str]
+    moved: dict[str, tf.Tensor] = dataclasses.field(default_factory=dict)
 
     def is_output(self, tensor: tf.Tensor) -> bool:
         """Tells whether the user fetches the op of this tensor."""

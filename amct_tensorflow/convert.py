@@ -1,0 +1,44 @@
+"""The job convert_model."""
+
+from __future__ import annotations
+
+from amct_tensorflow.arguments import check_types
+from amct_tensorflow.deploy import FloatModel, ResultFiles, report_saved, write_model
+from amct_tensorflow.graph_passes.pipelines import perform_deployment, plan_conversion
+from amct_tensorflow.inventory import Inventory
+from amct_tensorflow.log import LOGGER
+from amct_tensorflow.record import read_record
+
+_MODULE = "convert_model"
+
+
+@check_types(pb_model=str, record_file=str, save_path=str)
+def convert_model(pb_model: str, outputs: list[str], record_file: str, save_path: str) -> None:
+    """Writes the int8 model from quantization factors of any origin, without calibration.
+
+    Batch norms are folded as in quantize_model, except into layers whose record says skip_fusion, or whose scale_w is
+    that of the weights without their batch norm: a WARNING names those.
+
+    Args:
+        pb_model: the float model, a frozen .pb.
+        outputs: names of its output ops; they keep their names in the saved model.
+        record_file: the factors of the layers to quantize, in protobuf text format; layers without stay float.
+        save_path: folder and prefix of the files to write, as in save_model.
+
+    Raises:
+        AmctTypeError, AmctValueError: an argument, the model or a factor cannot be used.
+        AmctRuntimeError: the record cannot be read or parsed, is incomplete or for another model, a bias is beyond
+            int32, or a file cannot be written. Nothing is written then.
+    """
+    files = ResultFiles.of(save_path, pb_model)
+    model = FloatModel.load(pb_model, outputs)
+    inventory = Inventory.of(model.graph)
+    records = {name: record for name, record in read_record(record_file).items() if not record.is_empty}
+    workspace = model.workspace(inventory, records, record_file)
+    warnings = plan_conversion(workspace, records)
+    perform_deployment(workspace, records)
+    write_model(workspace, model.outputs, files, _MODULE)
+    for warning in warnings:
+        LOGGER.push_warning_message(warning, _MODULE)
+    inventory.report(workspace.layers, model.why_left_out(inventory), _MODULE)
+    report_saved(files, _MODULE)

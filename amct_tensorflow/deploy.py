@@ -1,0 +1,158 @@
+"""What the jobs that write an int8 model share: the float model they start from, and the files at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+
+import tensorflow as tf
+
+from amct_tensorflow.arguments import output_names
+from amct_tensorflow.errors import AmctRuntimeError, AmctValueError, did_you_mean
+from amct_tensorflow.files import warn_if_exists, write_files
+from amct_tensorflow.fusion_info import fusion_info
+from amct_tensorflow.graph.edit import upstream
+from amct_tensorflow.graph.model_file import GraphDef, extract, find_outputs, import_graph, read_graph_def, serialize
+from amct_tensorflow.graph_passes.workspace import Layer, Workspace
+from amct_tensorflow.inventory import Inventory
+from amct_tensorflow.log import LOGGER
+from amct_tensorflow.record import LayerRecord, check_layer
+
+_LONGEST_PREFIX = 241  # with the longest ending still a legal file name
+
+
+@dataclasses.dataclass(frozen=True)
+class ResultFiles:
+    """The files of one save_path.
+
+    Attributes:
+        prefix: the part of save_path behind the last slash, the model's name.
+        model: path of the int8 model.
+        mapping: path of the JSON file that maps its nodes to those of the float model.
+    """
+
+    prefix: str
+    model: str
+    mapping: str
+
+    @classmethod
+    def of(cls, save_path: str, pb_model: str) -> ResultFiles:
+        """Returns the paths.
+
+        Raises:
+            AmctValueError: save_path is empty or too long, or its files would overwrite `pb_model`.
+        """
+        prefix = os.path.basename(save_path)
+        if not save_path:
+            raise AmctValueError("save_path is empty: give a folder and a prefix for the files to write")
+        if len(prefix) > _LONGEST_PREFIX:
+            raise AmctValueError(
+                f"save_path has a prefix of {len(prefix)} characters: at most {_LONGEST_PREFIX} are allowed"
+            )
+        start = os.path.join(os.path.dirname(save_path), f"{prefix}_" if prefix else "")
+        files = cls(prefix, start + "quantized.pb", start + "quant.json")
+        if os.path.realpath(pb_model) == os.path.realpath(files.model):
+            raise AmctValueError(f"save_path {save_path} would overwrite the model {pb_model}: choose another prefix")
+        return files
+
+
+@dataclasses.dataclass(frozen=True)
+class FloatModel:
+    """A frozen .pb, imported into a graph of its own that a job may edit.
+
+    Attributes:
+        path: the file.
+        graph: its graph.
+        outputs: names of its output ops.
+        needed: names of the ops that the outputs need.
+    """
+
+    path: str
+    graph: tf.Graph
+    outputs: list[str]
+    needed: set[str]
+
+    @classmethod
+    def load(cls, pb_model: str, outputs: list[str]) -> FloatModel:
+        """Loads the model.
+
+        Raises:
+            AmctTypeError, AmctValueError: the file or the outputs cannot be used.
+        """
+        names = output_names(outputs, argument="outputs")
+        graph = import_graph(read_graph_def(pb_model), pb_model)
+        return cls(pb_model, graph, names, upstream(find_outputs(graph, names, pb_model)))
+
+    def workspace(self, inventory: Inventory, records: Mapping[str, LayerRecord], record_file: str) -> Workspace:
+        """Starts the plans of the layers that have factors and that the outputs need.
+
+        Raises:
+            AmctRuntimeError: the record has an entry for something that is no quantizable layer, or whose factors
+                are not those of such a layer.
+            AmctValueError: a factor is out of range.
+        """
+        for name in records:
+            self._check_known(inventory, name, record_file)
+        layers = []
+        for name, found in inventory.layers.items():
+            if name in records and name in self.needed:
+                record, row = records[name], found.row
+                check_layer(
+                    name,
+                    record,
+                    op_type=found.op.type,
+                    has_weights=row.has_weights,
+                    channels=row.channels(found.op) if row.channel_wise else 1,
+                    input_channels=row.input_channels(found.op) if row.has_weights else 0,
+                    supports_shift=row.shifts,
+                )
+                layers.append(Layer.of(found, fuse=not record.skip_fusion, channel_wise=len(record.scale_w) > 1))
+        return Workspace(self.graph, layers, frozenset(self.outputs))
+
+    def _check_known(self, inventory: Inventory, name: str, record_file: str) -> None:
+        if name not in inventory.all_ops:
+            hint = did_you_mean(name, inventory.layers)
+            raise AmctRuntimeError(
+                f"find {name} failure in {self.path}. Please match {self.path} and {record_file}{hint}."
+            )
+        if name not in inventory.traits:
+            reason = inventory.reasons.get(name, "its op type is not quantizable")
+            raise AmctRuntimeError(f"layer {name} cannot be quantized, {reason}: remove its entry from {record_file}")
+
+    def why_left_out(self, inventory: Inventory) -> dict[str, str]:
+        """Returns why layers without a plan stay float, if they are quantizable at all."""
+        return {
+            name: "the record has no factors for it" if name in self.needed else "the outputs do not need it"
+            for name in inventory.layers
+        }
+
+
+def write_model(
+    workspace: Workspace, outputs: list[str], files: ResultFiles, module: str, more: Mapping[str, bytes] | None = None
+) -> None:
+    """Writes the deployed graph, the mapping of its nodes and `more` files, by path: all of them or none.
+
+    Raises:
+        AmctRuntimeError: a file cannot be written, or the graph is beyond 2 GB.
+    """
+    saved = _extract(workspace, outputs)
+    contents = {
+        files.model: serialize(saved, files.model),
+        files.mapping: fusion_info(saved, workspace.layers, files.prefix),
+        **(more or {}),
+    }
+    for path in contents:
+        warn_if_exists(path, module)
+    write_files(contents, kind="result file")
+
+
+def report_saved(files: ResultFiles, module: str) -> None:
+    """Logs where the model is, the last line of a job."""
+    LOGGER.push_info_message(f"The model is saved in <{files.model}>", module)
+
+
+def _extract(workspace: Workspace, outputs: list[str]) -> GraphDef:
+    moved = {layer.end.op.name: layer.output() for layer in workspace.layers if workspace.is_output(layer.end)}
+    clones = {original: made for layer in workspace.layers for original, made in layer.clones.items()}
+    return extract(workspace.graph, outputs, {**workspace.moved, **moved}, clones)

@@ -1,0 +1,90 @@
+"""What the jobs share that make a graph observe its data: the plans of its layers, its outputs, its record."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import tensorflow as tf
+
+from amct_tensorflow.arguments import check_file_path, check_graph, output_names
+from amct_tensorflow.config import LayerConfig, QuantConfig, read_config
+from amct_tensorflow.errors import AmctRuntimeError, AmctValueError
+from amct_tensorflow.graph.model_file import find_outputs
+from amct_tensorflow.graph_passes.workspace import Layer
+from amct_tensorflow.inventory import Inventory
+from amct_tensorflow.log import LOGGER
+from amct_tensorflow.ops import RecordBook
+
+
+def check_arguments(graph: tf.Graph, config_file: str, record_file: str) -> None:
+    """Raises an `AmctError` for paths that cannot be meant, or a graph that cannot be edited."""
+    check_file_path(record_file, "record_file")
+    if os.path.realpath(record_file) == os.path.realpath(config_file):
+        raise AmctValueError(f"record_file and config_file are both {config_file}: the record would overwrite it")
+    check_graph(graph)
+
+
+def read_config_of(inventory: Inventory, config_file: str) -> QuantConfig:
+    """Reads the configuration of the graph behind the inventory."""
+    return read_config(config_file, inventory.traits, all_ops=inventory.all_ops, reasons=inventory.reasons)
+
+
+def start_layers(inventory: Inventory, config: QuantConfig, module: str) -> list[Layer]:
+    """Starts the plans of the layers that the configuration enables."""
+    layers = []
+    for name, settings in config.layers.items():
+        if settings.quant_enable:
+            fuse = config.do_fusion and name not in config.skip_fusion_layers
+            layers.append(
+                Layer.of(
+                    inventory.layers[name], fuse=fuse, channel_wise=_channel_wise(inventory, name, settings, module)
+                )
+            )
+    return layers
+
+
+def _channel_wise(inventory: Inventory, name: str, settings: LayerConfig, module: str) -> bool:
+    wanted = settings.weights is not None and settings.weights.channel_wise
+    if wanted and not inventory.traits[name].channel_wise:
+        LOGGER.push_warning_message(
+            f"layer {name} feeds Softmax, so its weights get one scale although its channel_wise is true", module
+        )
+        return False
+    return wanted
+
+
+def outputs_of(graph: tf.Graph, named: list[Any] | None, argument: str) -> frozenset[str]:
+    """Returns the names of the ops that nothing consumes, and of those that the user names in `argument`."""
+    names = [] if named is None else output_names(named, argument=argument)
+    ends = [op for op in graph.get_operations() if not any(output.consumers() for output in op.outputs)]
+    return frozenset(op.name for op in [*ends, *find_outputs(graph, names, "the graph")])
+
+
+def new_book(record_file: str, batch_num: int) -> RecordBook:
+    """Starts the record of a calibration; makes its folder, leaves the file as it is.
+
+    Raises:
+        AmctRuntimeError: the folder cannot be made.
+    """
+    path = os.path.realpath(record_file)
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+    except OSError as error:
+        raise AmctRuntimeError(
+            f"record_file {path} cannot be written ({error.strerror}): give a path in a writable folder"
+        ) from error
+    return RecordBook(path, batch_num=batch_num)
+
+
+def write_book(book: RecordBook) -> None:
+    """Writes the record with what is known by now.
+
+    Raises:
+        AmctRuntimeError: it cannot be written; the calibration is then forgotten.
+    """
+    try:
+        book.write()
+    except AmctRuntimeError:
+        book.close()
+        raise

@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TENSORFLOW ?= tensorflow>=2.16,<2.22
-PYTHON_CODE := amct_tensorflow benchmarks samples tests setup.py
+PYTHON_CODE := amct_tensorflow amct_tensorflow_cli benchmarks samples tests setup.py
 CPP := $(wildcard amct_tensorflow/ops/*/*.h amct_tensorflow/ops/*/*.cc)
 
 .PHONY: demo test lint bench clean

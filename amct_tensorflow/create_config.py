@@ -7,7 +7,7 @@ import os
 import tensorflow as tf
 
 from amct_tensorflow.arguments import check_file_path, check_types
-from amct_tensorflow.config import default_config, simplified_config, write_config
+from amct_tensorflow.config import QuantConfig, default_config, simplified_config, write_config
 from amct_tensorflow.errors import AmctValueError
 from amct_tensorflow.files import warn_if_exists
 from amct_tensorflow.inventory import Inventory
@@ -58,18 +58,23 @@ def create_quant_config(
         )
     else:
         _check_beside_simplified(config_defination, config_file, skip_layers, batch_num, activation_offset)
-        config = simplified_config(
-            config_defination,
-            inventory.traits,
-            all_ops=inventory.all_ops,
-            reasons=inventory.reasons,
-            op_types=quantizable_types(),
-        )
+        config = simplified_config_of(inventory, config_defination)
     warn_if_exists(config_file, _MODULE)
     write_config(config_file, config)
     LOGGER.push_info_message(
         f"{config_file} is written: {len(config.layers)} layers to quantize, batch_num {config.batch_num}",
         _MODULE,
+    )
+
+
+def simplified_config_of(inventory: Inventory, config_defination: str) -> QuantConfig:
+    """Reads a simplified configuration for the graph behind the inventory."""
+    return simplified_config(
+        config_defination,
+        inventory.traits,
+        all_ops=inventory.all_ops,
+        reasons=inventory.reasons,
+        op_types=quantizable_types(),
     )
 
 

@@ -6,9 +6,11 @@ are made with the first line that is written, so importing the package leaves no
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from typing import TextIO
 
 from amct_tensorflow.errors import AmctTypeError, AmctValueError
@@ -70,6 +72,15 @@ class Logger:
         """Sets the least level of the console and of the file."""
         self._console.setLevel(print_level)
         self._file.setLevel(save_level)
+
+    @contextlib.contextmanager
+    def filtered_console(self, chosen: logging.Filter) -> Iterator[None]:
+        """Prints only what a filter passes, meanwhile; the file gets every line."""
+        self._console.addFilter(chosen)
+        try:
+            yield
+        finally:
+            self._console.removeFilter(chosen)
 
     def _push(self, level: int, message: str, module_name: str) -> None:
         self._logger.log(level, "%s", message, extra={"amct_module": module_name})

@@ -1,0 +1,1 @@
+"""What scripts share with the command line."""

@@ -1,0 +1,121 @@
+"""Progress of long steps on stderr: a live bar or spinner in a terminal, a few plain lines elsewhere.
+
+While something live is shown, rich takes over sys.stderr and puts the lines of the log above it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from amct_tensorflow.log import LOGGER
+
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+@contextlib.contextmanager
+def status(text: str) -> Iterator[None]:
+    """Shows what is being done, for a step whose length is not known."""
+    console = _Screen(stderr=True)
+    if console.is_terminal:
+        with console.status(Text(f"{text} …", overflow="ellipsis", no_wrap=True)):
+            yield
+    else:
+        print(f"{text} ...", file=sys.stderr, flush=True)
+        yield
+
+
+@contextlib.contextmanager
+def batches(text: str, *, batches: int, batch_size: int) -> Iterator[Callable[[], None]]:
+    """Shows how far a loop over batches is; the function that it gives is to be called after each batch.
+
+    `text` says what the loop does.
+    """
+    console = _Screen(stderr=True)
+    if not console.is_terminal:
+        yield _PlainLines(text, batches, batch_size).advance
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(20),
+        TextColumn("{task.completed}/{task.total} batches"),
+        TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(compact=True),
+        TextColumn("left"),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(text, total=batches, speed="")
+        start, done = time.monotonic(), 0
+
+        def advance() -> None:
+            nonlocal done
+            done += 1
+            speed = done * batch_size / max(time.monotonic() - start, 1e-9)
+            bar.update(task, advance=1, speed=f"{speed:.1f} samples/s")
+
+        yield advance
+
+
+class _Screen(Console):
+    """Leaves it to the terminal to wrap lines of the log, so that they can be searched and copied as they are."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Prints, a plain text as it is."""
+        if len(objects) == 1 and isinstance(objects[0], Text):
+            options["soft_wrap"] = True
+        super().print(*objects, **options)
+
+
+class _PlainLines:
+    """The first and the last batch, and one line every few seconds between them."""
+
+    def __init__(self, text: str, batches: int, batch_size: int) -> None:
+        self._batches, self._batch_size, self._done = batches, batch_size, 0
+        self._start = self._last = time.monotonic()
+        self._print(f"{text} with {batches} batch(es) of {batch_size} ...")
+
+    def advance(self) -> None:
+        """Counts a batch."""
+        self._done += 1
+        now = time.monotonic()
+        if self._done == self._batches or now - self._last >= _SECONDS_BETWEEN_LINES:
+            self._last = now
+            per_batch = (now - self._start) / self._done
+            left = f", {(self._batches - self._done) * per_batch:.0f} s left" if self._done < self._batches else ""
+            speed = self._batch_size / max(per_batch, 1e-9)
+            self._print(f"batch {self._done} of {self._batches}, {speed:.1f} samples/s{left}")
+
+    @staticmethod
+    def _print(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+
+class _Calm(logging.Filter):
+    """Passes a message once, and none that a closing summary repeats."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tells whether a record is printed."""
+        message = record.getMessage()
+        repeated = message in self._seen or "left float because" in message or "will be overwritten by AMCT" in message
+        self._seen.add(message)
+        return not repeated
+
+
+@contextlib.contextmanager
+def calm_screen() -> Iterator[None]:
+    """Keeps lines off the screen that were printed before or that a closing summary has; the log file gets them."""
+    with LOGGER.filtered_console(_Calm()):
+        yield

@@ -1,0 +1,263 @@
+"""The table of commands and their options."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from absl import flags
+
+from amct_tensorflow_cli.values import UsageError, image_size, input_shapes, numbers, output_list, split_list
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """An option: `value` is how its value is called in the help, empty for a switch."""
+
+    name: str
+    value: str
+    help: str
+    kind: Literal["text", "count", "switch", "order"] = "text"
+    required: bool = False
+    short: str | None = None
+    alias: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A command.
+
+    Attributes:
+        name: as it is typed.
+        summary: one line for the list of commands.
+        description: what it does and writes.
+        example: command lines to copy.
+        groups: its options under headings.
+        module: has the function `run(options)`; imported once TensorFlow may be.
+    """
+
+    name: str
+    summary: str
+    description: str
+    example: str
+    groups: tuple[tuple[str, tuple[Option, ...]], ...]
+    module: str
+
+    def options(self) -> list[Option]:
+        """Returns the options of all groups."""
+        return [option for _, options in self.groups for option in options]
+
+    def parse(self, arguments: list[str]) -> flags.FlagValues:
+        """Returns the values of the options.
+
+        Raises:
+            UsageError: an option is unknown, has no value or a wrong one, or is missing.
+        """
+        values = flags.FlagValues()
+        for option in self.options():
+            _define(option, values)
+        try:
+            rest = values([self.name, *arguments])[1:]
+        except flags.Error as error:
+            raise UsageError(_one_line(str(error))) from error
+        if values.help:
+            return values
+        if rest:
+            raise UsageError(
+                f"'{rest[0]}' belongs to no option: write --option value, and quote values that have a ';'"
+            )
+        for option in self.options():
+            if option.required and not values[option.name].value:
+                raise UsageError(f"--{option.name} is missing")
+        _check(self, values)
+        return values
+
+
+def _define(option: Option, values: flags.FlagValues) -> None:
+    if option.kind == "switch":
+        flags.DEFINE_boolean(option.name, False, option.help, short_name=option.short, flag_values=values)
+    elif option.kind == "count":
+        flags.DEFINE_integer(option.name, None, option.help, lower_bound=1, flag_values=values)
+    elif option.kind == "order":
+        flags.DEFINE_enum(option.name, "RGB", ["RGB", "BGR"], option.help, case_sensitive=False, flag_values=values)
+    else:
+        flags.DEFINE_string(option.name, None, option.help, flag_values=values)
+    if option.alias is not None:
+        flags.DEFINE_alias(option.alias, option.name, flag_values=values)
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split()).replace(" ?", "?")
+
+
+def _check(command: Command, values: flags.FlagValues) -> None:
+    """Raises `UsageError` for values that cannot be parsed, or that do not go together."""
+    if values.outputs is not None:
+        output_list(values.outputs)
+    if command is not CALIBRATION:
+        return
+    for source, excluded in _EXCLUSIVE.items():
+        both = [name for name in excluded if values[source].value is not None and values[name].present]
+        if both:
+            raise UsageError(f"--{source} and --{both[0]} cannot be given together: {_EXCLUSIVE_WHY[source]}")
+    if not (values.data_dir or values.evaluator or values.compression_optimize_conf):
+        raise UsageError(
+            "--data_dir is missing: name the folder with calibration data, or give --evaluator or "
+            "--compression_optimize_conf"
+        )
+    _check_data_options(values)
+
+
+def _check_data_options(values: flags.FlagValues) -> None:
+    shapes = None if values.input_shape is None else input_shapes(values.input_shape)
+    for name in ("data_dir", "data_types"):
+        text = values[name].value
+        if text is not None and shapes is not None:
+            entries = split_list(str(text))
+            if len(entries) != len(shapes):
+                raise UsageError(
+                    f"--{name} has {len(entries)} entries for {len(shapes)} inputs ({', '.join(shapes)}): give one for "
+                    "each with ';' between, and quote them"
+                )
+    for name in ("mean", "std"):
+        text = values[name].value
+        if text is not None:
+            numbers(str(text), name)
+    if values.image_size is not None:
+        image_size(values.image_size)
+
+
+_ALWAYS = (
+    Option("help", "", "print this", kind="switch", short="h"),
+    Option("verbose", "", "print every log line, TensorFlow's too, and tracebacks", kind="switch", short="v"),
+)
+_MODEL = Option("model", "FILE", "the frozen model, a .pb file", required=True)
+_OUTPUTS = Option(
+    "outputs",
+    "NAMES",
+    'its outputs, ops or tensors: "a:0;b:0". May be left out if the model has only one op that nothing consumes',
+)
+_IMAGES = (
+    Option("image_size", "H,W", "size that images are resized to. Default: that of the input"),
+    Option("mean", "M", "subtracted from pixels of 0 to 255: one number, or one per channel. Default: 0"),
+    Option("std", "S", "then divides them: one number, or one per channel. Default: 1"),
+    Option("channel_order", "RGB|BGR", "order of the channels that the model takes. Default: RGB", kind="order"),
+)
+
+CALIBRATION = Command(
+    name="calibration",
+    summary="quantize a float model with a few batches of real data",
+    description=(
+        "Finds the scales of a float model on batch_num batches, and writes\n"
+        "  <save_path>_quantized.pb  the int8 model\n"
+        "  <save_path>_quant.json    which float ops each of its ops stands for\n"
+        "  <save_path>_config.json   what was quantized and how\n"
+        "  <save_path>_record.txt    the scales; with it, the command convert makes the model again\n"
+        "16 to 32 samples in all are enough, prepared exactly as for inference."
+    ),
+    example=(
+        "  amct_tensorflow calibration --model mobilenet.pb --save_path out/mobilenet \\\n"
+        "      --data_dir my_images --mean 127.5 --std 127.5\n"
+        "  amct_tensorflow calibration --model model.pb --save_path out/model --outputs logits:0 \\\n"
+        '      --input_shape "a:8,16,16;b:8,10" --data_dir "bins/a;bins/b" --data_types "float32;int32" --batch_num 4'
+    ),
+    groups=(
+        (
+            "model",
+            (_MODEL, Option("save_path", "PATH", "folder and prefix of the results", required=True), _OUTPUTS),
+        ),
+        (
+            "calibration data",
+            (
+                Option(
+                    "data_dir",
+                    "DIRS",
+                    'a folder or file for each input, "dir1;dir2": images (also in subfolders, taken evenly from all), '
+                    ".npy or .npz arrays of samples, TFRecords of images, or .bin files of one batch each",
+                ),
+                Option(
+                    "input_shape",
+                    "SHAPES",
+                    'inputs and shapes, the batch size first: "name:32,224,224,3;name2:32,10". May be left out if the '
+                    "model knows the shapes; the batch size then is 32, or less for fewer samples",
+                ),
+                Option(
+                    "data_types",
+                    "TYPES",
+                    'types of the values in .bin files, "float32;int8". Default: those of the inputs',
+                    alias="data_type",
+                ),
+                Option("batch_num", "N", "number of batches. Default: 1", kind="count"),
+            ),
+        ),
+        ("images", _IMAGES),
+        (
+            "other ways",
+            (
+                Option(
+                    "evaluator",
+                    "FILE",
+                    "a Python file that feeds the data itself: its object customize_evaluator has "
+                    "calibration(graph, outputs), which runs the outputs batch_num times in a session",
+                ),
+                Option("calibration_config", "FILE", "a simplified configuration (.cfg): which layers, and how"),
+                Option("compression_optimize_conf", "FILE", "the chip compiler's file with data, shapes and .cfg"),
+            ),
+        ),
+        ("always", _ALWAYS),
+    ),
+    module="amct_tensorflow_cli.calibration",
+)
+
+CONVERT = Command(
+    name="convert",
+    summary="make the int8 model of a model whose scales are known",
+    description=(
+        "Without --record_file the model was trained with fake quantization (FakeQuantWithMinMaxVars nodes): their\n"
+        "ranges become the scales, which are also written to <save_path>_record.txt. With --record_file the scales\n"
+        "of that file are applied to a float model. Writes <save_path>_quantized.pb and <save_path>_quant.json."
+    ),
+    example=(
+        "  amct_tensorflow convert --model trained_with_fake_quant.pb --save_path out/model\n"
+        "  amct_tensorflow convert --model model.pb --record_file out/model_record.txt --save_path out/again"
+    ),
+    groups=(
+        (
+            "model",
+            (
+                _MODEL,
+                Option("save_path", "PATH", "folder and prefix of the results", required=True),
+                _OUTPUTS,
+                Option("record_file", "FILE", "scales and offsets for a float model"),
+            ),
+        ),
+        ("always", _ALWAYS),
+    ),
+    module="amct_tensorflow_cli.convert",
+)
+
+INSPECT = Command(
+    name="inspect",
+    summary="show what can be quantized in a model, and the options to copy",
+    description=(
+        "Lists the layers of a model: which can be quantized, why others cannot, and which batch norms are folded\n"
+        "into them. Ends with the --outputs and --input_shape of the command calibration. Writes nothing."
+    ),
+    example="  amct_tensorflow inspect --model model.pb",
+    groups=(("model", (_MODEL, _OUTPUTS)), ("always", _ALWAYS)),
+    module="amct_tensorflow_cli.inspect",
+)
+
+COMMANDS = {command.name: command for command in (CALIBRATION, CONVERT, INSPECT)}
+
+_EXCLUSIVE = {
+    "evaluator": (
+        *("data_dir", "input_shape", "data_types", "image_size", "mean", "std", "channel_order"),
+        "compression_optimize_conf",
+    ),
+    "compression_optimize_conf": ("data_dir", "input_shape", "data_types", "calibration_config"),
+}
+_EXCLUSIVE_WHY = {
+    "evaluator": "an evaluator feeds the data itself",
+    "compression_optimize_conf": "that file names data, shapes and configuration",
+}

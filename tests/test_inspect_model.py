@@ -1,0 +1,193 @@
+"""inspect_model: what a model has, which of it can be quantized, and what its inputs and outputs are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from small_graphs import batch, conv_net, freeze, prepare, run
+
+import amct_tensorflow as amct
+from amct_tensorflow.errors import AmctTypeError, AmctValueError
+from amct_tensorflow.inspect_model import (
+    InputReport,
+    ModelReport,
+    find_placeholder,
+    inspect_model,
+    natural_outputs,
+    needed_inputs,
+    only_natural_output,
+    resolve_outputs,
+)
+
+tf1 = tf.compat.v1
+
+
+def inspect(graph: tf.Graph, folder, **options) -> ModelReport:
+    return inspect_model(freeze(graph, folder / "model.pb"), **options)
+
+
+def with_batch_norm(*, output_before: bool = False) -> tf.Graph:
+    with tf.Graph().as_default() as graph:
+        x = tf1.placeholder(tf.float32, [None, 8, 8, 3], name="x")
+        y = tf.nn.conv2d(x, np.ones((3, 3, 3, 4), np.float32), 1, "SAME", name="conv")
+        if output_before:
+            tf.identity(y, "early")
+        one = np.ones(4, np.float32)
+        y, *_ = tf1.nn.fused_batch_norm(y, one, one, one, one, is_training=False, name="bn")
+        tf.identity(y, "out")
+    return graph
+
+
+def test_a_float_model(tmp_path):
+    report = inspect(conv_net(), tmp_path)
+    assert report.kind == "float"
+    assert report.inputs == (InputReport("x:0", (None, 8, 8, 3), "float32"),)
+    assert report.outputs == ("out:0",)
+    conv, pool, dense = report.layers
+    assert (conv.name, conv.op_type) == ("block/conv", "Conv2D")
+    assert (conv.weight_shape, conv.output_shape) == ((3, 3, 3, 4), (None, 8, 8, 4))
+    assert (pool.weight_shape, pool.output_shape) == (None, (None, 1, 1, 4))
+    assert dense.weight_shape == (4, 5)
+    assert all(layer.quantizable and layer.reason is None and not layer.quantized for layer in report.layers)
+
+
+def test_batch_norms(tmp_path):
+    (layer,) = inspect(with_batch_norm(), tmp_path).layers
+    assert (layer.batch_norm, layer.unfused_because) == ("bn", None)
+    (layer,) = inspect(with_batch_norm(output_before=True), tmp_path).layers
+    assert layer.batch_norm is None
+    assert layer.unfused_because == "batch norm bn is not folded: conv is used elsewhere too"
+    assert layer.quantizable
+
+
+def test_reasons(tmp_path):
+    with tf.Graph().as_default() as graph:
+        x = tf1.placeholder(tf.float32, [2, 8], name="x")
+        tf.matmul(x, x, transpose_b=True, name="out")
+    (layer,) = inspect(graph, tmp_path).layers
+    assert (layer.quantizable, layer.reason) == (False, "transpose_b is True")
+
+
+def test_what_the_outputs_do_not_need(tmp_path):
+    report = inspect(conv_net(), tmp_path, outputs=["block/relu:0"])
+    assert report.outputs == ("block/relu:0",)
+    assert {layer.name: layer.reason for layer in report.layers} == {
+        "block/conv": None,
+        "head/pool": "the outputs do not need it",
+        "head/fc": "the outputs do not need it",
+    }
+
+
+def test_layers_in_functions(tmp_path):
+    @tf.function
+    def dense(x):
+        return tf.matmul(x, tf.ones((3, 3)), name="dense")
+
+    with tf.Graph().as_default() as graph:
+        x = tf1.placeholder(tf.float32, [2, 3], name="x")
+        tf.identity(dense(x), "out")
+    (layer,) = inspect(graph, tmp_path).layers
+    assert layer.op_type == "MatMul" and not layer.quantizable
+    assert layer.reason is not None and "it is inside the function" in layer.reason
+
+
+def test_quantized_models(tmp_path):
+    graph = conv_net()
+    model = freeze(graph, tmp_path / "float.pb")
+    record = prepare(graph, tmp_path)
+    calibration = inspect(graph, tmp_path)
+    run(graph, batch())
+    amct.save_model(model, ["out"], record, str(tmp_path / "m"))
+    quantized = inspect_model(str(tmp_path / "m_quantized.pb"))
+    assert (calibration.kind, quantized.kind) == ("calibration", "quantized")
+    assert [layer.name for layer in quantized.layers if layer.quantized] == ["block/conv", "head/pool", "head/fc"]
+    assert not any(layer.quantizable for layer in quantized.layers)
+
+
+def test_fake_quantized_models(tmp_path):
+    with tf.Graph().as_default() as graph:
+        x = tf1.placeholder(tf.float32, [2, 8], name="x")
+        weights = tf.quantization.fake_quant_with_min_max_vars(tf.ones((8, 8)), -1.0, 1.0)
+        tf.matmul(x, weights, name="out")
+    report = inspect(graph, tmp_path)
+    assert report.kind == "fake-quantized"
+    assert report.layers[0].reason == "it has fake-quant nodes: convert the model instead of calibrating it"
+
+
+def test_the_file_is_left_alone(tmp_path):
+    model = freeze(conv_net(), tmp_path / "model.pb")
+    before = (tmp_path / "model.pb").read_bytes()
+    inspect_model(model)
+    assert (tmp_path / "model.pb").read_bytes() == before and [path.name for path in tmp_path.iterdir()] == ["model.pb"]
+
+
+def test_errors(tmp_path):
+    with pytest.raises(AmctValueError, match="does not exist"):
+        inspect_model("missing.pb")
+    with pytest.raises(AmctTypeError, match="pb_model must be str"):
+        inspect_model(1)  # type: ignore[arg-type]
+    with pytest.raises(AmctTypeError, match="outputs must be a list"):
+        inspect(conv_net(), tmp_path, outputs="out")
+    with pytest.raises(AmctValueError, match="did you mean 'out'"):
+        inspect(conv_net(), tmp_path, outputs=["outt"])
+
+
+# Inputs and outputs
+
+
+def test_natural_outputs():
+    """Not what only looks like one: constants, forgotten parameters and inputs, Assert, NoOp, summaries."""
+    with conv_net().as_default() as graph:
+        out = graph.get_tensor_by_name("out:0")
+        tf.constant(1.0, name="constant")
+        tf.identity(tf.constant(1.0), name="forgotten/read")
+        tf1.placeholder(tf.float32, name="unused")
+        tf.debugging.Assert(tf.reduce_all(out > 0), [out], name="assert")
+        tf1.summary.scalar("mean", tf.reduce_mean(out), collections=[])
+        tf.group(out, name="train")
+    assert natural_outputs(graph) == []
+    with graph.as_default():
+        tf.identity(out, "end")
+    assert natural_outputs(graph) == ["end"]
+    assert only_natural_output(graph, "m.pb") == "end"
+
+
+def test_control_edges_consume_nothing():
+    with conv_net().as_default() as graph:
+        tf.group(graph.get_tensor_by_name("out:0"), name="train")
+    assert natural_outputs(graph) == ["out"]
+
+
+def test_a_graph_without_placeholders():
+    with tf.Graph().as_default() as graph:
+        tf.identity(tf.constant(1.0), name="out")
+    assert natural_outputs(graph) == ["out"]
+
+
+def test_several_natural_outputs():
+    with conv_net().as_default() as graph:
+        for at in range(25):
+            tf.identity(graph.get_tensor_by_name("block/relu:0"), f"side{at}")
+    with pytest.raises(AmctValueError, match=r'm\.pb has 26 ops.*"out:0;side0:0;.*" and 6 more'):
+        only_natural_output(graph, "m.pb")
+    with pytest.raises(AmctValueError, match="no op that nothing consumes"):
+        only_natural_output(tf.Graph(), "m.pb")
+
+
+def test_resolve_outputs():
+    graph = conv_net()
+    assert [tensor.name for tensor in resolve_outputs(graph, ["out", "block/relu:0"], "m")] == ["out:0", "block/relu:0"]
+    for name in ("out:1", "out:x"):
+        with pytest.raises(AmctValueError, match=r"op 'out' has 1 output\(s\)"):
+            resolve_outputs(graph, [name], "m")
+
+
+def test_inputs():
+    with conv_net().as_default() as graph:
+        tf.identity(tf1.placeholder(tf.float32, name="y"), "other")
+    (needed,) = needed_inputs(graph, resolve_outputs(graph, ["out"], "m"))
+    assert needed.name == "x:0"
+    assert find_placeholder(graph, "y", "m").name == find_placeholder(graph, "y:0", "m").name == "y:0"
+    with pytest.raises(AmctValueError, match="input 'input' does not exist in m: its inputs are x, y"):
+        find_placeholder(graph, "input", "m")

@@ -50,7 +50,7 @@ def check_graph(graph: tf.Graph) -> None:
     """Raises `AmctRuntimeError` for a graph that cannot be edited."""
     if graph.finalized:
         raise AmctRuntimeError(
-            "the graph is finalized and cannot be modified: call quantize_model before Session managers or "
+            "the graph is finalized and cannot be modified: call this function before Session managers or "
             "graph.finalize(), or import its GraphDef into a new tf.Graph"
         )
 

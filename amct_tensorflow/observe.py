@@ -72,7 +72,7 @@ def new_book(record_file: str, batch_num: int) -> RecordBook:
         os.makedirs(os.path.dirname(path), exist_ok=True)
     except OSError as error:
         raise AmctRuntimeError(
-            f"record_file {path} cannot be written ({error.strerror}): give a path in a writable folder"
+            f"record_file {path} cannot be written ({error.strerror}); give a path to a file in a writable folder"
         ) from error
     return RecordBook(path, batch_num=batch_num)
 

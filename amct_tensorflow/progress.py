@@ -34,14 +34,14 @@ def status(text: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def batches(text: str, *, batches: int, batch_size: int) -> Iterator[Callable[[], None]]:
+def batches(text: str, *, batches: int, batch_size: int, unit: str = "samples") -> Iterator[Callable[[], None]]:
     """Shows how far a loop over batches is; the function that it gives is to be called after each batch.
 
-    `text` says what the loop does.
+    `text` says what the loop does, `unit` what batch_size counts.
     """
     console = _Screen(stderr=True)
     if not console.is_terminal:
-        yield _PlainLines(text, batches, batch_size).advance
+        yield _PlainLines(text, batches, batch_size, unit).advance
         return
     columns = (
         SpinnerColumn(),
@@ -60,7 +60,7 @@ def batches(text: str, *, batches: int, batch_size: int) -> Iterator[Callable[[]
             nonlocal done
             done += 1
             speed = done * batch_size / max(time.monotonic() - start, 1e-9)
-            bar.update(task, advance=1, speed=f"{speed:.1f} samples/s")
+            bar.update(task, advance=1, speed=f"{speed:.1f} {unit}/s")
 
         yield advance
 
@@ -78,10 +78,10 @@ class _Screen(Console):
 class _PlainLines:
     """The first and the last batch, and one line every few seconds between them."""
 
-    def __init__(self, text: str, batches: int, batch_size: int) -> None:
-        self._batches, self._batch_size, self._done = batches, batch_size, 0
+    def __init__(self, text: str, batches: int, batch_size: int, unit: str) -> None:
+        self._batches, self._batch_size, self._done, self._unit = batches, batch_size, 0, unit
         self._start = self._last = time.monotonic()
-        self._print(f"{text} with {batches} batch(es) of {batch_size} ...")
+        self._print(f"{text} with {batches} batch(es) of {batch_size} {unit} ...")
 
     def advance(self) -> None:
         """Counts a batch."""
@@ -92,7 +92,7 @@ class _PlainLines:
             per_batch = (now - self._start) / self._done
             left = f", {(self._batches - self._done) * per_batch:.0f} s left" if self._done < self._batches else ""
             speed = self._batch_size / max(per_batch, 1e-9)
-            self._print(f"batch {self._done} of {self._batches}, {speed:.1f} samples/s{left}")
+            self._print(f"batch {self._done} of {self._batches}, {speed:.1f} {self._unit}/s{left}")
 
     @staticmethod
     def _print(line: str) -> None:

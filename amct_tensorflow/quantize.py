@@ -81,10 +81,12 @@ def _take_balance_factors(workspace: Workspace, config: QuantConfig, record_file
     factors = read_balance_factors(record_file) if os.path.exists(record_file) else {}
     missing = [layer.name for layer in layers if layer.name not in factors]
     if missing:
-        what = "is empty" if not factors else f"has no tensor_balance_factor of layer {missing[0]}"
+        lacks = (
+            f"has no tensor_balance_factor of layer {missing[0]}" if os.path.exists(record_file) else "does not exist"
+        )
         raise AmctRuntimeError(
-            f"config_file indicates dmq_balancer, but record_file {what}: call quantize_preprocess with {record_file} "
-            "and run its graph batch_num times before, or remove dmq_balancer_param"
+            f"config_file indicates dmq_balancer, but record_file {record_file} {lacks}: call quantize_preprocess with "
+            "it and run its graph batch_num times before, or remove dmq_balancer_param"
         )
     for layer in layers:
         layer.balance = np.array(factors[layer.name], np.float32)

@@ -206,9 +206,10 @@ class _DataFeeder:
 
     def run(self, model: _Model, text: str) -> None:
         ops = [tensor.op for tensor in model.outputs]
+        unit = "images" if self._data.has_images else "samples"
         with (
             tf.compat.v1.Session(graph=model.graph) as session,
-            progress.batches(text, batches=self._batch_num, batch_size=self._batch_size) as advance,
+            progress.batches(text, batches=self._batch_num, batch_size=self._batch_size, unit=unit) as advance,
         ):
             for feed in feeds(model.graph, self._data.batches(self._batch_num)):
                 session.run(ops, feed)

@@ -154,7 +154,9 @@ def test_no_layer_to_balance(tmp_path):
 def test_quantize_model_without_preprocessing(tmp_path):
     graph = conv_net()
     config, before = configure(graph, tmp_path, BALANCED_CONV), len(graph.get_operations())
-    with pytest.raises(AmctRuntimeError, match="config_file indicates dmq_balancer, but record_file is empty: call"):
+    with pytest.raises(
+        AmctRuntimeError, match=r"config_file indicates dmq_balancer, but .* does not exist: call"
+    ):
         amct.quantize_model(graph, config, str(tmp_path / "record.txt"))
     assert len(graph.get_operations()) == before
 
@@ -164,7 +166,9 @@ def test_quantize_model_after_too_few_batches(tmp_path):
     config, record = configure(graph, tmp_path, BALANCED_CONV), str(tmp_path / "record.txt")
     amct.quantize_preprocess(graph, config, record)
     run(graph, uneven_batch())
-    with pytest.raises(AmctRuntimeError, match="config_file indicates dmq_balancer, but record_file is empty"):
+    with pytest.raises(
+        AmctRuntimeError, match=r"config_file indicates dmq_balancer, but .* has no tensor_balance"
+    ):
         amct.quantize_model(uneven_net(), config, record)
 
 
@@ -172,7 +176,7 @@ def test_factors_of_another_layer(tmp_path):
     graph = conv_net()
     config = configure(graph, tmp_path, BALANCED_CONV)
     record = write_record(tmp_path / "record.txt", {"head/fc": LayerRecord(tensor_balance_factor=(1.0,))})
-    with pytest.raises(AmctRuntimeError, match="record_file has no tensor_balance_factor of layer block/conv"):
+    with pytest.raises(AmctRuntimeError, match=r"record_file .* has no tensor_balance_factor of layer block/conv"):
         amct.quantize_model(graph, config, record)
     record = write_record(tmp_path / "record.txt", {"block/conv": LayerRecord(tensor_balance_factor=(1.0,))})
     with pytest.raises(AmctRuntimeError, match="has 1 values of tensor_balance_factor for layer block/conv of 3 input"):

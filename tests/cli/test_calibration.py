@@ -42,7 +42,7 @@ def test_results_are_those_of_the_functions(cli, model, data, tmp_path):
     assert err.splitlines() == [
         f"reading {model} ...",
         "inserting calibration ops ...",
-        "calibrating 3 layers with 2 batch(es) of 4 ...",
+        "calibrating 3 layers with 2 batch(es) of 4 samples ...",
         err.splitlines()[3],
         "saving ...",
     ]
@@ -136,8 +136,8 @@ def test_layers_that_are_balanced_first(cli, model, samples, tmp_path):
     options = ("calibration", "--model", model, "--save_path", "out/m", "--data_dir", samples)
     code, out, err = cli(*options, "--calibration_config", tmp_path / "quant.cfg")
     assert code == 0, err
-    assert "inserting balance ops ...\nbalancing 2 layers with 1 batch(es) of 24 ..." in err
-    assert "calibrating 3 layers with 1 batch(es) of 24 ..." in err
+    assert "inserting balance ops ...\nbalancing 2 layers with 1 batch(es) of 24 samples ..." in err
+    assert "calibrating 3 layers with 1 batch(es) of 24 samples ..." in err
     assert "3 of 3 layers are quantized" in out
     assert read_record("out/m_record.txt")["block/conv"].tensor_balance_factor
 

@@ -38,7 +38,7 @@ def test_plain_lines(capsys, monkeypatch):
         for _ in range(6):
             advance()
     assert capsys.readouterr().err.splitlines() == [
-        "calibrating 3 layers with 6 batch(es) of 8 ...",
+        "calibrating 3 layers with 6 batch(es) of 8 samples ...",
         "batch 3 of 6, 4.0 samples/s, 6 s left",
         "batch 6 of 6, 4.0 samples/s",
     ]

@@ -90,7 +90,7 @@ std::string ReplaceFile(const std::string& path, const std::string& text) {
     const std::string reason = std::strerror(errno);
     std::remove(temporary.c_str());
     return "record_file " + path + " cannot be written (" + reason +
-           "); give a path in a folder that is writable";
+           "); give a path to a file in a writable folder";
 }
 
 // Whether some layer, of those that are not zero throughout, saw batches that differ. `batches` receives the

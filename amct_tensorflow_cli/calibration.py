@@ -16,8 +16,8 @@ from amct_tensorflow.config import QuantConfig, default_config, write_config
 from amct_tensorflow.create_config import simplified_config_of
 from amct_tensorflow.data import CalibrationData, Preprocessing
 from amct_tensorflow.files import warn_if_exists
+from amct_tensorflow.graph.ends import only_natural_output, resolve_outputs
 from amct_tensorflow.graph.model_file import import_graph, read_graph_def
-from amct_tensorflow.inspect_model import only_natural_output, resolve_outputs
 from amct_tensorflow.inventory import Inventory
 from amct_tensorflow.log import LOGGER
 from amct_tensorflow_cli import evaluator as evaluators

@@ -6,8 +6,8 @@ from absl.flags import FlagValues
 
 import amct_tensorflow as amct
 from amct_tensorflow import progress
+from amct_tensorflow.graph.ends import only_natural_output
 from amct_tensorflow.graph.model_file import import_graph, read_graph_def
-from amct_tensorflow.inspect_model import only_natural_output
 from amct_tensorflow_cli.calibration import screen
 from amct_tensorflow_cli.summary import print_summary, result_path
 from amct_tensorflow_cli.values import output_list

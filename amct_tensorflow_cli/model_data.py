@@ -10,7 +10,7 @@ import tensorflow as tf
 from amct_tensorflow.data import CalibrationData, InputSpec, Preprocessing, input_specs
 from amct_tensorflow.data.inputs import check_against, check_complete, specs_from_shapes
 from amct_tensorflow.errors import AmctValueError
-from amct_tensorflow.inspect_model import find_placeholder, needed_inputs
+from amct_tensorflow.graph.ends import find_placeholder, needed_inputs
 
 
 def open_data(

@@ -93,6 +93,10 @@ def run(graph: tf.Graph, data: np.ndarray, output: str = "out") -> np.ndarray:
         return session.run(f"{output}:0", {"x:0": data})
 
 
+def convolution():
+    tf.nn.relu(bias(conv(fake_quant(image(), "fq"), "conv"), "bias"), name="out")
+
+
 class Converted:
     """A graph of quantization-aware training, and what convert_qat_model makes of it."""
 

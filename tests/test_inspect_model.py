@@ -12,12 +12,7 @@ from amct_tensorflow.errors import AmctTypeError, AmctValueError
 from amct_tensorflow.inspect_model import (
     InputReport,
     ModelReport,
-    find_placeholder,
     inspect_model,
-    natural_outputs,
-    needed_inputs,
-    only_natural_output,
-    resolve_outputs,
 )
 
 tf1 = tf.compat.v1
@@ -134,60 +129,3 @@ def test_errors(tmp_path):
 
 
 # Inputs and outputs
-
-
-def test_natural_outputs():
-    """Not what only looks like one: constants, forgotten parameters and inputs, Assert, NoOp, summaries."""
-    with conv_net().as_default() as graph:
-        out = graph.get_tensor_by_name("out:0")
-        tf.constant(1.0, name="constant")
-        tf.identity(tf.constant(1.0), name="forgotten/read")
-        tf1.placeholder(tf.float32, name="unused")
-        tf.debugging.Assert(tf.reduce_all(out > 0), [out], name="assert")
-        tf1.summary.scalar("mean", tf.reduce_mean(out), collections=[])
-        tf.group(out, name="train")
-    assert natural_outputs(graph) == []
-    with graph.as_default():
-        tf.identity(out, "end")
-    assert natural_outputs(graph) == ["end"]
-    assert only_natural_output(graph, "m.pb") == "end"
-
-
-def test_control_edges_consume_nothing():
-    with conv_net().as_default() as graph:
-        tf.group(graph.get_tensor_by_name("out:0"), name="train")
-    assert natural_outputs(graph) == ["out"]
-
-
-def test_a_graph_without_placeholders():
-    with tf.Graph().as_default() as graph:
-        tf.identity(tf.constant(1.0), name="out")
-    assert natural_outputs(graph) == ["out"]
-
-
-def test_several_natural_outputs():
-    with conv_net().as_default() as graph:
-        for at in range(25):
-            tf.identity(graph.get_tensor_by_name("block/relu:0"), f"side{at}")
-    with pytest.raises(AmctValueError, match=r'm\.pb has 26 ops.*"out:0;side0:0;.*" and 6 more'):
-        only_natural_output(graph, "m.pb")
-    with pytest.raises(AmctValueError, match="no op that nothing consumes"):
-        only_natural_output(tf.Graph(), "m.pb")
-
-
-def test_resolve_outputs():
-    graph = conv_net()
-    assert [tensor.name for tensor in resolve_outputs(graph, ["out", "block/relu:0"], "m")] == ["out:0", "block/relu:0"]
-    for name in ("out:1", "out:x"):
-        with pytest.raises(AmctValueError, match=r"op 'out' has 1 output\(s\)"):
-            resolve_outputs(graph, [name], "m")
-
-
-def test_inputs():
-    with conv_net().as_default() as graph:
-        tf.identity(tf1.placeholder(tf.float32, name="y"), "other")
-    (needed,) = needed_inputs(graph, resolve_outputs(graph, ["out"], "m"))
-    assert needed.name == "x:0"
-    assert find_placeholder(graph, "y", "m").name == find_placeholder(graph, "y:0", "m").name == "y:0"
-    with pytest.raises(AmctValueError, match="input 'input' does not exist in m: its inputs are x, y"):
-        find_placeholder(graph, "input", "m")

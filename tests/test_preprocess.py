@@ -154,9 +154,7 @@ def test_no_layer_to_balance(tmp_path):
 def test_quantize_model_without_preprocessing(tmp_path):
     graph = conv_net()
     config, before = configure(graph, tmp_path, BALANCED_CONV), len(graph.get_operations())
-    with pytest.raises(
-        AmctRuntimeError, match=r"config_file indicates dmq_balancer, but .* does not exist: call"
-    ):
+    with pytest.raises(AmctRuntimeError, match=r"config_file indicates dmq_balancer, but .* does not exist: call"):
         amct.quantize_model(graph, config, str(tmp_path / "record.txt"))
     assert len(graph.get_operations()) == before
 
@@ -166,9 +164,7 @@ def test_quantize_model_after_too_few_batches(tmp_path):
     config, record = configure(graph, tmp_path, BALANCED_CONV), str(tmp_path / "record.txt")
     amct.quantize_preprocess(graph, config, record)
     run(graph, uneven_batch())
-    with pytest.raises(
-        AmctRuntimeError, match=r"config_file indicates dmq_balancer, but .* has no tensor_balance"
-    ):
+    with pytest.raises(AmctRuntimeError, match=r"config_file indicates dmq_balancer, but .* has no tensor_balance"):
         amct.quantize_model(uneven_net(), config, record)
 
 

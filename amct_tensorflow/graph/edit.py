@@ -60,6 +60,18 @@ def upstream(ops: Iterable[tf.Operation]) -> set[str]:
     return found
 
 
+def downstream(ops: Iterable[tf.Operation]) -> set[str]:
+    """Returns the names of the ops and of all that uses their results."""
+    found: set[str] = set()
+    stack = list(ops)
+    while stack:
+        op = stack.pop()
+        if op.name not in found:
+            found.add(op.name)
+            stack.extend(user for output in op.outputs for user in output.consumers())
+    return found
+
+
 def set_input(op: tf.Operation, index: int, tensor: tf.Tensor) -> None:
     """Feeds `tensor` to input `index` of `op`."""
     op._update_input(index, tensor)

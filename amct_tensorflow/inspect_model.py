@@ -153,7 +153,7 @@ def _layer_report(found: FoundLayer, plan: Layer | None, needed: set[str]) -> La
         **facts,
         quantized=False,
         reason=None if op.name in needed else "the outputs do not need it",
-        batch_norm=plan.folded_batch_norm,
+        batch_norm=plan.folded,
         unfused_because=plan.unfused_because,
     )
 

@@ -184,12 +184,12 @@ REFUSED = {
     "transpose_a": (lambda: _matmul(transpose_a=True), "transpose_a is True"),
     "transpose_b": (lambda: _matmul(transpose_b=True), "transpose_b is True"),
     "computed weights": (
-        lambda: _conv(_image(), tf.multiply(tf.constant(_values((3, 3, 4, 5))), 2.0, name="product")),
-        "its weights 'product:0' are computed, not a constant or a variable",
+        lambda: _conv(_image(), tf.exp(tf.constant(_values((3, 3, 4, 5))), name="computed")),
+        "its weights 'computed:0' are computed, not a constant or a variable",
     ),
     "weights computed from a variable": (
-        lambda: _conv(_image(), tf.multiply(_resource_variable(), 2.0, name="product")),
-        "its weights 'product:0' are computed, not a constant or a variable",
+        lambda: _conv(_image(), tf.exp(_resource_variable(), name="computed")),
+        "its weights 'computed:0' are computed, not a constant or a variable",
     ),
     "placeholder weights": (
         lambda: _conv(_image(), v1.placeholder(tf.float32, [3, 3, 4, 5], name="weights")),

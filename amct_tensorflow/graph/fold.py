@@ -10,7 +10,7 @@ import tensorflow as tf
 from amct_tensorflow.errors import AmctValueError
 from amct_tensorflow.graph.control_flow import ENTRIES, ops_in_control_flow
 from amct_tensorflow.graph.edit import at_root, consumers, replace_uses
-from amct_tensorflow.graph.values import is_constant
+from amct_tensorflow.graph.values import is_stored
 
 
 def fold_constants(graph: tf.Graph, needed: Collection[str], *, up_to: Collection[str] = ()) -> None:
@@ -34,7 +34,7 @@ def fold_constants(graph: tf.Graph, needed: Collection[str], *, up_to: Collectio
         for op in graph.get_operations()
         if op.name in sizes and op.name in needed and op.type != "Const"
         for output in op.outputs
-        if not is_constant(output) and _is_worth_it(output, sizes)
+        if not is_stored(output) and _is_worth_it(output, sizes)
     ]
     if not results:
         return

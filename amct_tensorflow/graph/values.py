@@ -69,11 +69,41 @@ def _combine(operation: Callable[[Any, Any], Any], left: Value | float, right: V
 _PASS_THROUGH = ("Identity", "StopGradient", "Snapshot", "PreventGradient")
 _VARIABLES = ("VarHandleOp", "VariableV2", "Variable")
 
-# How to compute an op of constants: op type -> function of the op and its input values.
-_FOLDABLE: dict[str, Callable[[tf.Operation, list[np.ndarray]], np.ndarray]] = {
-    **{op_type: lambda op, inputs: inputs[0] for op_type in _PASS_THROUGH},
-    "Reshape": lambda op, inputs: np.reshape(inputs[0], inputs[1]),
+Compute: TypeAlias = Callable[[tf.Operation, list[np.ndarray]], np.ndarray]
+
+# The arithmetic that exporters leave between parameters, of small batch norms for example: op type -> NumPy.
+_ARITHMETIC: dict[str, Callable[..., np.ndarray]] = {
+    "Mul": np.multiply,
+    "Add": np.add,
+    "AddV2": np.add,
+    "Sub": np.subtract,
+    "RealDiv": np.divide,
+    "Neg": np.negative,
+    "Square": np.square,
+    "Sqrt": np.sqrt,
+    "Rsqrt": lambda value: np.reciprocal(np.sqrt(value)),
 }
+
+
+def _arithmetic(function: Callable[..., np.ndarray]) -> Compute:
+    def compute(op: tf.Operation, inputs: list[np.ndarray]) -> np.ndarray:
+        with np.errstate(all="ignore"):  # what is not finite is refused where it is used
+            return function(*inputs)
+
+    return compute
+
+
+# How to compute an op of constants: op type -> function of the op and its input values.
+_FOLDABLE: dict[str, Compute] = {
+    **{op_type: lambda op, inputs: inputs[0] for op_type in _PASS_THROUGH},
+    **{op_type: _arithmetic(function) for op_type, function in _ARITHMETIC.items()},
+    **dict.fromkeys(
+        ("Reshape", "Squeeze", "ExpandDims"), lambda op, inputs: np.reshape(inputs[0], op.outputs[0].shape.as_list())
+    ),
+    "Transpose": lambda op, inputs: np.transpose(inputs[0], inputs[1]),
+    "Cast": lambda op, inputs: inputs[0].astype(op.outputs[0].dtype.as_numpy_dtype),
+}
+_STORED = (*_PASS_THROUGH, "Reshape")  # no arithmetic: the constant is in the file as it is
 
 
 def constant_value(tensor: tf.Tensor) -> np.ndarray | None:
@@ -81,7 +111,7 @@ def constant_value(tensor: tf.Tensor) -> np.ndarray | None:
     op = tensor.op
     if op.type == "Const":
         return tf.make_ndarray(op.get_attr("value"))
-    if op.type not in _FOLDABLE:
+    if op.type not in _FOLDABLE or not _is_known(tensor):
         return None
     inputs = []
     for used in op.inputs:
@@ -95,17 +125,27 @@ def constant_value(tensor: tf.Tensor) -> np.ndarray | None:
 def is_constant(tensor: tf.Tensor) -> bool:
     """Tells whether `constant_value` would return one, without copying it."""
     op = tensor.op
-    return op.type == "Const" or (op.type in _FOLDABLE and all(map(is_constant, op.inputs)))
+    return op.type == "Const" or (op.type in _FOLDABLE and _is_known(tensor) and all(map(is_constant, op.inputs)))
+
+
+def is_stored(tensor: tf.Tensor) -> bool:
+    """Tells whether a constant is behind the tensor without arithmetic between."""
+    op = tensor.op
+    return op.type == "Const" or (op.type in _STORED and all(map(is_stored, op.inputs)))
+
+
+def _is_known(tensor: tf.Tensor) -> bool:
+    return bool(tensor.shape.is_fully_defined())
 
 
 def is_parameter(tensor: tf.Tensor) -> bool:
     """Tells whether a constant or a variable, and nothing else, is behind the tensor."""
     op = tensor.op
-    if op.type in _VARIABLES or is_constant(tensor):
+    if op.type in _VARIABLES or op.type == "Const":
         return True
-    if op.type == "Reshape":
-        return is_parameter(op.inputs[0]) and is_constant(op.inputs[1])
-    return op.type in (*_PASS_THROUGH, "ReadVariableOp") and is_parameter(op.inputs[0])
+    if op.type in _FOLDABLE and not _is_known(tensor):
+        return False
+    return op.type in (*_FOLDABLE, "ReadVariableOp") and all(map(is_parameter, op.inputs))
 
 
 def value_of(parameter: tf.Tensor) -> Value:

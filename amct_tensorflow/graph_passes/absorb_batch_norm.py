@@ -12,10 +12,6 @@ Cases, for a layer that may be fused:
 4. The output has other consumers or is fetched itself, the batch norm is in training mode, has other outputs in
    use, computed parameters or other channels, or its fold is not finite (a variance of 0 without epsilon): left
    alone, and `Layer.unfused_because` says why.
-
-The weights of a layer are its own from here on: other layers that share the constant keep theirs. Scales that are
-known of the unfolded weights, as after quantization-aware training, are folded with them: scale_w' = scale_w * |f|,
-and the integers stay what they were, with their signs turned where f < 0; only -128 becomes 127 then.
 """
 
 from __future__ import annotations
@@ -26,7 +22,8 @@ import numpy as np
 import tensorflow as tf
 
 from amct_tensorflow.graph.edit import consumers, sole_consumer
-from amct_tensorflow.graph.values import Value, constant_value, is_parameter, reshape, sqrt, value_of
+from amct_tensorflow.graph.values import Value, constant_value, is_parameter, sqrt, value_of
+from amct_tensorflow.graph_passes.along_channels import scale_outputs
 from amct_tensorflow.graph_passes.workspace import Layer, Workspace
 from amct_tensorflow.layers import data_format, is_bias
 
@@ -42,14 +39,15 @@ class _BatchNorm:
         return value_of(self.op.inputs[index])
 
 
-def absorb_batch_norm(workspace: Workspace) -> None:
-    """Runs the pass."""
-    for layer in workspace.layers:
-        found = _find(layer) if layer.fuse and layer.row.takes_batch_norm else None
-        if found is not None:
-            reason = _reason_against(workspace, layer, found) or _fold(layer, found)
-            if reason:
-                layer.unfused_because = f"batch norm {found.op.name} is not folded: {reason}"
+def absorb_batch_norm(workspace: Workspace, layer: Layer) -> bool:
+    """Runs the pass on a layer; tells whether it has absorbed something."""
+    found = _find(layer) if layer.fuse and layer.row.takes_batch_norm else None
+    if found is None or found.op.name in layer.absorbed:
+        return False
+    reason = _reason_against(workspace, layer, found) or _fold(layer, found)
+    if reason:
+        layer.unfused_because = f"batch norm {found.op.name} is not folded: {reason}"
+    return reason is None
 
 
 def _find(layer: Layer) -> _BatchNorm | None:
@@ -102,21 +100,14 @@ def _reason_against_reshape(workspace: Workspace, layer: Layer, reshaped: tf.Ope
 
 def _fold(layer: Layer, found: _BatchNorm) -> str | None:
     """Folds and returns None, or returns why not."""
-    assert layer.weights is not None
     gamma, beta, mean, variance = map(found.parameter, range(1, 5))
-    with np.errstate(all="ignore"):  # what is not finite is refused below
+    with np.errstate(all="ignore"):  # scale_outputs refuses what is not finite
         factor = gamma / sqrt(variance + found.op.get_attr("epsilon"))
-        weights = layer.weights * reshape(factor, layer.along_channels())
         bias = ((0.0 if layer.bias is None else layer.bias) - mean) * factor + beta
-    for value in (weights, bias):
-        if isinstance(value, np.ndarray) and not np.isfinite(value).all():
-            return "the folded parameters are not finite"
-    layer.weights, layer.bias = weights, bias
-    layer.folded_batch_norm = found.op.name
-    layer.weights_key = layer.name
-    if layer.scale_w is not None and isinstance(factor, np.ndarray):
-        layer.scale_w = (layer.scale_w * np.abs(factor)).astype(np.float32)
-        layer.channel_axes = layer.row.channel_axes
+    reason = scale_outputs(layer, factor, bias)
+    if reason is not None:
+        return reason
+    layer.folded = found.op.name
     if found.between is None:
         layer.absorb(found.op)
     else:

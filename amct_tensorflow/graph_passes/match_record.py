@@ -38,7 +38,7 @@ def belongs_to_unfused(fused: Layer, unfused: Layer) -> str | None:
     if without.max() > _MOST_REACH or (with_norm.max() <= _MOST_REACH and not _fills_better(without, with_norm)):
         return None
     return (
-        f"batch norm {fused.folded_batch_norm} is not folded: scale_w of the record is of the weights without it, with "
+        f"batch norm {fused.folded} is not folded: scale_w of the record is of the weights without it, with "
         f"it they are {with_norm.min():.3g} to {with_norm.max():.3g} times what the scales allow"
     )
 

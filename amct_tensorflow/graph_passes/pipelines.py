@@ -14,6 +14,7 @@ from amct_tensorflow.graph.fake_quant import FakeQuant
 from amct_tensorflow.graph.values import Deferred, materialize
 from amct_tensorflow.graph_passes.absorb_batch_norm import absorb_batch_norm
 from amct_tensorflow.graph_passes.absorb_bias import absorb_bias
+from amct_tensorflow.graph_passes.absorb_multiply import absorb_multiply
 from amct_tensorflow.graph_passes.balance_channels import balance_inputs, balance_weights, observe_balance
 from amct_tensorflow.graph_passes.calibrate_activations import calibrate_activations
 from amct_tensorflow.graph_passes.calibrate_weights import FakeQuantizedWeights, find_weight_scales
@@ -34,8 +35,10 @@ _LARGEST_BIAS = 2.0**30  # well within int32
 
 def plan_fusions(workspace: Workspace) -> None:
     """Lets the layers absorb what stands behind them; changes nothing in the graph."""
-    absorb_bias(workspace)  # before the batch norms: one behind a bias is then found
-    absorb_batch_norm(workspace)
+    for layer in workspace.layers:
+        # Whatever one absorbs may uncover what another can; the bias goes first, so that it is known to the fold.
+        while any(absorb(workspace, layer) for absorb in (absorb_bias, absorb_multiply, absorb_batch_norm)):
+            pass
 
 
 def perform_balance(workspace: Workspace, book: RecordBook, batch_num: int, strengths: Mapping[str, float]) -> None:
@@ -133,7 +136,7 @@ def _take_factors(workspace: Workspace, records: Mapping[str, LayerRecord]) -> N
 
 def _undo_wrong_fusions(workspace: Workspace, records: Mapping[str, LayerRecord]) -> list[str]:
     """Starts layers anew whose scales are of the weights without their batch norm; returns their names."""
-    fused = [layer for layer in workspace.layers if layer.folded_batch_norm is not None]
+    fused = [layer for layer in workspace.layers if layer.folded is not None]
     without = Workspace(workspace.graph, [layer.unfused() for layer in fused], workspace.outputs)
     plan_fusions(without)
     _take_factors(without, records)
@@ -167,7 +170,7 @@ def _widen_vanishing_scales(workspace: Workspace, records: Mapping[str, LayerRec
     Beside the bias, which must fit into int32, what the weights of such a channel contribute is lost in float32 anyway.
     """
     for layer in workspace.layers:
-        if layer.folded_batch_norm is not None:
+        if layer.folded is not None:
             assert isinstance(layer.bias, np.ndarray) and layer.scale_w is not None
             least = np.abs(layer.bias) / (np.float32(records[layer.name].scale_d) * _LARGEST_BIAS)
             layer.scale_w = np.maximum(layer.scale_w, np.maximum(least, _LEAST_SCALE)).astype(np.float32)

@@ -34,8 +34,8 @@ class Layer:
         absorbed: names of the user's ops that the layer stands for, the layer first.
         channel_axes: axes of the weights with a scale of their own; empty for one scale.
         bias_stays: whether a bias follows that the layer could not absorb here; it may in another graph of the model.
-        folded_batch_norm: name of the batch norm that is folded into it.
-        unfused_because: why the batch norm behind it, if there is one, is not folded into it.
+        folded: name of the batch norm, or of the Mul, that is folded into it last.
+        unfused_because: why the batch norm or Mul behind it, if there is one, is not folded into it.
         scale_w: one value or one per channel; None if an op of the graph computes it, or without weights.
         balance: the factors that move from its input to its weights, one per input channel; None without.
         result: once rewritten, the tensor that is the layer's output now.
@@ -56,7 +56,7 @@ class Layer:
     absorbed: list[str]
     channel_axes: tuple[int, ...]
     bias_stays: bool = False
-    folded_batch_norm: str | None = None
+    folded: str | None = None
     unfused_because: str | None = None
     scale_w: FloatArray | None = None
     balance: FloatArray | None = None

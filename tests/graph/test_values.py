@@ -59,9 +59,9 @@ NEITHER = {
     "placeholder": lambda: v1.placeholder(tf.float32, [2, 3]),
     "placeholder with default": lambda: v1.placeholder_with_default(ARRAY, [2, 3]),
     "Identity of a placeholder": lambda: tf.identity(v1.placeholder(tf.float32, [2, 3])),
-    "computed": lambda: tf.constant(ARRAY) * 2,
-    "computed from a variable": lambda: tf.convert_to_tensor(_variable()) * 2,
-    "Reshape of a computed tensor": lambda: tf.reshape(tf.constant(ARRAY) * 2, [2, 3]),
+    "computed": lambda: tf.exp(tf.constant(ARRAY)),
+    "computed from a variable": lambda: tf.exp(tf.convert_to_tensor(_variable())),
+    "Reshape of a computed tensor": lambda: tf.reshape(tf.exp(tf.constant(ARRAY)), [2, 3]),
     "Reshape to a computed shape": lambda: tf.reshape(ARRAY, tf.stack([2, v1.placeholder(tf.int32, [])])),
     "Reshape of a variable to a computed shape": lambda: tf.reshape(
         _variable(), tf.stack([2, v1.placeholder(tf.int32, [])])
@@ -108,6 +108,54 @@ def test_types_of_constants(dtype):
     value = constant_value(tensor)
     assert value.dtype == dtype.as_numpy_dtype
     np.testing.assert_array_equal(value.astype(np.float32), [0, 1, 1])
+
+
+ARITHMETIC = {
+    "product": lambda a, b: a * b,
+    "sum": lambda a, b: tf.raw_ops.Add(x=a, y=b),
+    "difference": lambda a, b: a - b,
+    "quotient": lambda a, b: a / b,
+    "negative": lambda a, b: -a,
+    "square": lambda a, b: tf.square(a),
+    "square root": lambda a, b: tf.sqrt(tf.square(a)),
+    "reciprocal square root": lambda a, b: tf.math.rsqrt(tf.square(b) + 1e-3),
+    "squeezed": lambda a, b: tf.squeeze(tf.reshape(a, [1, 2, 1, 3])),
+    "expanded": lambda a, b: tf.expand_dims(a, 1),
+    "transposed": lambda a, b: tf.transpose(a, [1, 0]),
+    "cast": lambda a, b: tf.cast(tf.cast(a, tf.float16), tf.float32),
+    "broadcast": lambda a, b: a * tf.constant(np.float32([1, 2, 3])),
+    "a batch norm of small ops": lambda a, b: b - a * (b * tf.math.rsqrt(tf.square(a) + 1e-3)),
+}
+
+
+@pytest.mark.parametrize("case", ARITHMETIC)
+def test_arithmetic_of_constants(case):
+    graph, tensor = _graph(
+        lambda: ARITHMETIC[case](tf.constant(ARRAY.reshape(2, 3)), tf.constant(ARRAY.reshape(2, 3) + 1))
+    )
+    assert is_constant(tensor) and is_parameter(tensor)
+    with v1.Session(graph=graph) as session:
+        expected = session.run(tensor)
+    value = constant_value(tensor)
+    assert value.dtype == expected.dtype and value.shape == expected.shape
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("case", ARITHMETIC)
+def test_arithmetic_of_variables(case):
+    _, tensor = _graph(
+        lambda: ARITHMETIC[case](
+            tf.reshape(tf.convert_to_tensor(_variable()), [2, 3]), tf.constant(np.ones((2, 3), np.float32))
+        )
+    )
+    assert is_parameter(tensor)
+    value = value_of(tensor)
+    assert isinstance(value, Deferred) == (constant_value(tensor) is None)
+
+
+def test_arithmetic_that_is_not_finite_is_silent():
+    _, tensor = _graph(lambda: tf.constant(np.ones(3, np.float32)) / tf.constant(np.zeros(3, np.float32)))
+    assert np.isinf(constant_value(tensor)).all()
 
 
 # -- Tensors from values -------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from amct_tensorflow.files import warn_if_exists, write_files
 from amct_tensorflow.fusion_info import fusion_info
 from amct_tensorflow.graph.edit import upstream
 from amct_tensorflow.graph.model_file import GraphDef, extract, find_outputs, import_graph, read_graph_def, serialize
+from amct_tensorflow.graph_passes.add_grouped_biases import has_grouped_bias
 from amct_tensorflow.graph_passes.workspace import Layer, Workspace
 from amct_tensorflow.inventory import Inventory
 from amct_tensorflow.log import LOGGER
@@ -145,6 +146,13 @@ def write_model(
     for path in contents:
         warn_if_exists(path, module)
     write_files(contents, kind="result file")
+    grouped = [layer.name for layer in workspace.layers if has_grouped_bias(layer)]
+    if grouped:
+        LOGGER.push_warning_message(
+            "TensorFlow's CPU optimizer refuses a grouped convolution with a BiasAdd: on a CPU, run the saved model in "
+            f"a session with rewrite_options.remapping off, because of {', '.join(grouped)}",
+            module,
+        )
 
 
 def report_saved(files: ResultFiles, module: str) -> None:

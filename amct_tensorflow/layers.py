@@ -29,6 +29,7 @@ class OpType:
         weight_input: index of the weights, None for ops without.
         channel_axes: the axes of the weights that make up the output channels, in order.
         input_axis: the axis of the weights along the input channels (of one group).
+        may_group: whether its input may have more channels than its weights, in groups.
         channel_wise: whether the weights may have one scale per output channel.
         takes_batch_norm: whether a batch norm behind it can be folded into its weights.
         reshapes_before_batch_norm: whether a Reshape stands between it and a batch norm, which wants 4-D input.
@@ -42,6 +43,7 @@ class OpType:
     weight_input: int | None = None
     channel_axes: tuple[int, ...] = ()
     input_axis: int = 0
+    may_group: bool = False
     channel_wise: bool = False
     takes_batch_norm: bool = False
     reshapes_before_batch_norm: bool = False
@@ -61,18 +63,27 @@ class OpType:
 
     def channels(self, op: tf.Operation) -> int:
         """Returns the number of output channels of an op with weights."""
-        shape = self.weights(op).shape
-        return int(np.prod([shape[axis] for axis in self.channel_axes]))
+        return int(np.prod([self._weight_size(op, axis) for axis in self.channel_axes]))
 
     def groups(self, op: tf.Operation) -> int:
-        """Returns how many groups of input channels an op with weights has; 1 where the input's shape is unknown."""
-        data = op.inputs[self.data_input]
-        size = None if data.shape.rank is None else data.shape[channel_axis(op)]
-        return 1 if size is None else int(size) // int(self.weights(op).shape[self.input_axis])
+        """Returns how many groups of input channels an op with weights has; 1 where that cannot be known."""
+        size = self._data_channels(op) if self.may_group else None
+        return 1 if size is None else size // self._weight_size(op, self.input_axis)
+
+    def groups_are_known(self, op: tf.Operation) -> bool:
+        """Tells whether `groups` knows, and does not guess."""
+        return not self.may_group or self._data_channels(op) is not None
 
     def input_channels(self, op: tf.Operation) -> int:
         """Returns the number of input channels, over all groups, of an op with weights."""
-        return self.groups(op) * int(self.weights(op).shape[self.input_axis])
+        return self.groups(op) * self._weight_size(op, self.input_axis)
+
+    def _data_channels(self, op: tf.Operation) -> int | None:
+        shape = op.inputs[self.data_input].shape
+        return None if shape.rank is None else shape.as_list()[channel_axis(op)]
+
+    def _weight_size(self, op: tf.Operation, axis: int) -> int:
+        return int(self.weights(op).shape.as_list()[axis])
 
 
 def _pool_window(op: tf.Operation) -> list[int]:
@@ -87,6 +98,17 @@ def _no_transpose(op: tf.Operation) -> str | None:
     return None
 
 
+def _not_dilated_in_depth(op: tf.Operation) -> str | None:
+    dilations = list(op.get_attr("dilations"))
+    depth = dilations[2 if data_format(op) == "NCHW" else 1]
+    return None if depth == 1 else f"its dilation in depth is {depth}, only 1 is supported"
+
+
+def _not_dilated(op: tf.Operation) -> str | None:
+    dilations = list(op.get_attr("dilations"))
+    return None if max(dilations) == 1 else f"its dilations are {dilations}, only 1 is supported"
+
+
 def _pools_space_only(op: tf.Operation) -> str | None:
     ksize = list(op.get_attr("ksize"))
     if int(np.prod(ksize)) != int(np.prod(_pool_window(op))):
@@ -95,11 +117,12 @@ def _pools_space_only(op: tf.Operation) -> str | None:
 
 
 def data_format(op: tf.Operation) -> str:
-    """Returns ``NHWC`` or ``NCHW``; ``NHWC`` for ops without the attribute."""
+    """Returns ``NCHW`` if the channels come first, with a depth axis or without, else ``NHWC``."""
     try:
-        return op.get_attr("data_format").decode()
+        channels_first = op.get_attr("data_format").startswith(b"NC")
     except ValueError:
-        return "NHWC"
+        channels_first = False
+    return "NCHW" if channels_first else "NHWC"
 
 
 def channel_axis(op: tf.Operation) -> int:
@@ -115,6 +138,7 @@ TABLE: dict[str, OpType] = {
             weight_input=1,
             channel_axes=(3,),
             input_axis=2,
+            may_group=True,
             channel_wise=True,
             takes_batch_norm=True,
             shifts=True,
@@ -127,6 +151,27 @@ TABLE: dict[str, OpType] = {
             channel_wise=True,
             takes_batch_norm=True,
             shifts=True,
+        ),
+        OpType(
+            "Conv3D",
+            weight_input=1,
+            channel_axes=(4,),
+            input_axis=3,
+            may_group=True,
+            channel_wise=True,
+            takes_batch_norm=True,
+            constraint=_not_dilated_in_depth,
+        ),
+        OpType(
+            "Conv2DBackpropInput",
+            data_input=2,
+            weight_input=1,
+            channel_axes=(2,),
+            input_axis=3,
+            channel_wise=True,
+            takes_batch_norm=True,
+            shifts=True,
+            constraint=_not_dilated,
         ),
         OpType(
             "MatMul",

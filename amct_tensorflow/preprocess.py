@@ -10,7 +10,7 @@ from amct_tensorflow.arguments import check_types
 from amct_tensorflow.config import QuantConfig
 from amct_tensorflow.errors import AmctValueError
 from amct_tensorflow.files import warn_if_exists
-from amct_tensorflow.graph_passes.pipelines import perform_balance, plan_fusions
+from amct_tensorflow.graph_passes.pipelines import perform_balance, plan_balance
 from amct_tensorflow.graph_passes.workspace import Workspace
 from amct_tensorflow.inventory import Inventory
 from amct_tensorflow.log import LOGGER
@@ -46,7 +46,7 @@ def quantize_preprocess(graph: tf.Graph, config_file: str, record_file: str, out
     strengths = _strengths(config, config_file)
     layers = [layer for layer in start_layers(inventory, config, _MODULE) if layer.name in strengths]
     workspace = Workspace(graph, layers, outputs_of(graph, outputs, "outputs"))
-    plan_fusions(workspace)
+    plan_balance(workspace)
     warn_if_exists(record_file, _MODULE)
     book = _open_record(record_file, workspace, config)
     perform_balance(workspace, book, config.batch_num, strengths)

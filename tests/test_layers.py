@@ -17,6 +17,21 @@ ROWS = {
         "takes_batch_norm": True,
         "shifts": True,
     },
+    "Conv3D": {
+        "weight_input": 1,
+        "channel_axes": (4,),
+        "channel_wise": True,
+        "takes_batch_norm": True,
+        "shifts": False,
+    },
+    "Conv2DBackpropInput": {
+        "data_input": 2,
+        "weight_input": 1,
+        "channel_axes": (2,),
+        "channel_wise": True,
+        "takes_batch_norm": True,
+        "shifts": True,
+    },
     "MatMul": {
         "weight_input": 1,
         "channel_axes": (1,),
@@ -45,6 +60,22 @@ def _image(channels=4, dtype=tf.float32):
 def _conv(x, weights, name="conv", **attributes):
     attributes = {"strides": [1, 1, 1, 1], "padding": "SAME", **attributes}
     return tf.raw_ops.Conv2D(input=x, filter=weights, name=name, **attributes)
+
+
+def _conv_3d(**attributes):
+    x = v1.placeholder(tf.float32, [None, 4, 6, 6, 4])
+    attributes = {"strides": [1] * 5, "padding": "SAME", **attributes}
+    return tf.raw_ops.Conv3D(input=x, filter=_values((3, 3, 3, 4, 5)), **attributes)
+
+
+def _conv_transpose(**attributes):
+    attributes = {"strides": [1, 1, 1, 1], "padding": "SAME", **attributes}
+    return tf.raw_ops.Conv2DBackpropInput(
+        input_sizes=[2, 6, 6, 5],
+        filter=_values((3, 3, 5, 4)),
+        out_backprop=v1.placeholder(tf.float32, [2, 6, 6, 4]),
+        **attributes,
+    )
 
 
 def _avg_pool(x, ksize, data_format="NHWC", name="pool"):
@@ -76,7 +107,7 @@ def test_the_table_has_these_types():
 @pytest.mark.parametrize("op_type", ROWS)
 def test_row(op_type):
     row = TABLE[op_type]
-    assert (row.name, row.data_input) == (op_type, 0)
+    assert (row.name, row.data_input) == (op_type, ROWS[op_type].get("data_input", 0))
     assert {field: getattr(row, field) for field in ROWS[op_type]} == ROWS[op_type]
     assert row.has_weights == (row.weight_input is not None)
 
@@ -91,9 +122,11 @@ def test_row(op_type):
             ),
             8,
         ),
+        (lambda: _conv_3d(), 5),
+        (lambda: _conv_transpose(), 5),
         (lambda: tf.raw_ops.MatMul(a=v1.placeholder(tf.float32, [None, 4]), b=_values((4, 7))), 7),
     ],
-    ids=["Conv2D", "DepthwiseConv2dNative", "MatMul"],
+    ids=["Conv2D", "DepthwiseConv2dNative", "Conv3D", "Conv2DBackpropInput", "MatMul"],
 )
 def test_channels_are_those_of_the_output(build, channels):
     found = _only(build)
@@ -181,6 +214,14 @@ def _partly_shaped_variable():
 
 
 REFUSED = {
+    "dilation in depth": (
+        lambda: _conv_3d(dilations=[1, 2, 1, 1, 1]),
+        "its dilation in depth is 2, only 1 is supported",
+    ),
+    "dilated transpose": (
+        lambda: _conv_transpose(dilations=[1, 2, 2, 1]),
+        "its dilations are [1, 2, 2, 1], only 1 is supported",
+    ),
     "transpose_a": (lambda: _matmul(transpose_a=True), "transpose_a is True"),
     "transpose_b": (lambda: _matmul(transpose_b=True), "transpose_b is True"),
     "computed weights": (

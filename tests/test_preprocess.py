@@ -211,3 +211,15 @@ def test_bad_arguments(tmp_path):
     graph.finalize()
     with pytest.raises(AmctRuntimeError, match="the graph is finalized"):
         amct.quantize_preprocess(graph, config, str(tmp_path / "r.txt"))
+
+
+def test_a_convolution_whose_groups_are_not_known(tmp_path):
+    with tf.Graph().as_default() as graph:
+        x = tf1.placeholder(tf.float32, [None] * 4, name="x")
+        tf.nn.relu(tf.nn.conv2d(x, np.ones((3, 3, 4, 8), np.float32), 1, "SAME", name="conv"), name="out")
+    before = graph.as_graph_def().SerializeToString(deterministic=True)
+    config = configure(graph, tmp_path, "common_config { dmq_balancer { } }")
+    with pytest.raises(AmctValueError, match="layer conv cannot be balanced, because the number of its input channels"):
+        amct.quantize_preprocess(graph, config, str(tmp_path / "record.txt"))
+    assert graph.as_graph_def().SerializeToString(deterministic=True) == before
+    assert not (tmp_path / "record.txt").exists()

@@ -14,10 +14,21 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from amct_tensorflow.errors import AmctValueError
 from amct_tensorflow.graph.edit import at_root, set_input
 from amct_tensorflow.graph.values import Deferred, Value
 from amct_tensorflow.graph_passes.workspace import FloatArray, Layer, Workspace
 from amct_tensorflow.ops import RecordBook, tensorflow_ops
+
+
+def check_balance(workspace: Workspace) -> None:
+    """Plans: raises `AmctValueError` for a layer whose input channels are not known."""
+    for layer in workspace.layers:
+        if not layer.row.groups_are_known(layer.op):
+            raise AmctValueError(
+                f"layer {layer.name} cannot be balanced, because the number of its input channels is not known: give "
+                "the model's input a shape with its channels, or remove the layer's dmq_balancer_param"
+            )
 
 
 def balance_weights(workspace: Workspace) -> None:
@@ -84,6 +95,8 @@ def _largest_per_input(layer: Layer, weights: Any, numpy: Any) -> Any:
     """Does the work with the functions of NumPy, or with TensorFlow's of the same names."""
     shape = layer.row.weights(layer.op).shape.as_list()
     groups, axis = layer.row.groups(layer.op), layer.row.input_axis
+    if groups == 1:
+        return numpy.max(numpy.abs(weights), axis=tuple(at for at in range(len(shape)) if at != axis))
     split = numpy.reshape(numpy.abs(weights), [*shape[:-1], groups, shape[-1] // groups])
     others = tuple(at for at in range(len(shape) + 1) if at not in (axis, len(shape) - 1))
     per_group = numpy.max(split, axis=others)  # [input channel of the group, group]

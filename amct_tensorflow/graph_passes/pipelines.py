@@ -15,12 +15,19 @@ from amct_tensorflow.graph.values import Deferred, materialize
 from amct_tensorflow.graph_passes.absorb_batch_norm import absorb_batch_norm
 from amct_tensorflow.graph_passes.absorb_bias import absorb_bias
 from amct_tensorflow.graph_passes.absorb_multiply import absorb_multiply
-from amct_tensorflow.graph_passes.balance_channels import balance_inputs, balance_weights, observe_balance
+from amct_tensorflow.graph_passes.add_grouped_biases import add_grouped_biases
+from amct_tensorflow.graph_passes.balance_channels import (
+    balance_inputs,
+    balance_weights,
+    check_balance,
+    observe_balance,
+)
 from amct_tensorflow.graph_passes.calibrate_activations import calibrate_activations
 from amct_tensorflow.graph_passes.calibrate_weights import FakeQuantizedWeights, find_weight_scales
 from amct_tensorflow.graph_passes.deploy_activations import AscendQuants, deploy_fake_quants, insert_ascend_quant
 from amct_tensorflow.graph_passes.deploy_parameters import Int8Weights, integer_bias, quantized_bias
 from amct_tensorflow.graph_passes.deploy_results import insert_ascend_dequant
+from amct_tensorflow.graph_passes.free_dead_channels import free_dead_channels
 from amct_tensorflow.graph_passes.hold_outputs import hold_outputs
 from amct_tensorflow.graph_passes.insert_search_n import insert_search_n
 from amct_tensorflow.graph_passes.match_record import belongs_to_unfused, check_clipping, check_own_scales
@@ -41,6 +48,12 @@ def plan_fusions(workspace: Workspace) -> None:
             pass
 
 
+def plan_balance(workspace: Workspace) -> None:
+    """Plans the graph that finds the balance factors; raises where a layer cannot be balanced."""
+    check_balance(workspace)
+    plan_fusions(workspace)  # the weights to balance are those with their batch norm
+
+
 def perform_balance(workspace: Workspace, book: RecordBook, batch_num: int, strengths: Mapping[str, float]) -> None:
     """Turns the graph into the one that finds the balance factors, after `plan_fusions`."""
     observe_balance(workspace, book, batch_num, strengths)
@@ -56,6 +69,7 @@ def plan_calibration(workspace: Workspace) -> None:
 def perform_calibration(workspace: Workspace, config: QuantConfig, book: RecordBook) -> None:
     """Turns the graph into the calibration graph."""
     rewrite_layers(workspace, FakeQuantizedWeights(book), _float_bias)
+    add_grouped_biases(workspace)  # what comes next goes behind them
     balance_inputs(workspace)  # what is quantized is the balanced input
     params = {name: layer.activation for name, layer in config.layers.items()}
     calibrate_activations(workspace, book, config.batch_num, params)
@@ -78,7 +92,7 @@ def plan_deployment(workspace: Workspace, records: Mapping[str, LayerRecord]) ->
     for layer in workspace.layers:
         if layer.weights is not None:
             check_own_scales(layer)
-    _check_biases(workspace, records)
+    _fit_biases(workspace, records)
 
 
 def plan_conversion(workspace: Workspace, records: Mapping[str, LayerRecord]) -> list[str]:
@@ -97,7 +111,7 @@ def plan_conversion(workspace: Workspace, records: Mapping[str, LayerRecord]) ->
             f"{len(unfused)} layer(s) go on without the fusion of their batch norm, because scale_w of the record is "
             f"of the weights without it: {', '.join(unfused)}"
         )
-    _check_biases(workspace, records)
+    _fit_biases(workspace, records)
     return [warning for warning in warnings if warning is not None]
 
 
@@ -107,7 +121,7 @@ def plan_qat_conversion(workspace: Workspace, records: Mapping[str, LayerRecord]
     plan_fusions(workspace)
     _check_frozen(workspace)
     _widen_vanishing_scales(workspace, records)
-    _check_biases(workspace, records)
+    _fit_biases(workspace, records)
 
 
 def perform_deployment(
@@ -157,8 +171,9 @@ def _check_frozen(workspace: Workspace) -> None:
             )
 
 
-def _check_biases(workspace: Workspace, records: Mapping[str, LayerRecord]) -> None:
-    """Raises, before anything is done, for a bias beyond int32."""
+def _fit_biases(workspace: Workspace, records: Mapping[str, LayerRecord]) -> None:
+    """Gives biases the scales they need where these are free; raises, before anything is done, for one beyond int32."""
+    free_dead_channels(workspace, records)
     for layer in workspace.layers:
         if layer.bias is not None:
             quantized_bias(layer, records[layer.name])

@@ -117,7 +117,7 @@ class Layer:
 
     def along_channels(self) -> list[int]:
         """Returns the shape in which one value per output channel broadcasts against the weights."""
-        shape = self.row.weights(self.op).shape
+        shape = self.row.weights(self.op).shape.as_list()
         return [size if axis in self.row.channel_axes else 1 for axis, size in enumerate(shape)]
 
     @property

@@ -319,7 +319,7 @@ AWKWARD = {
     "conv used before the bias": (used_before_the_bias, {"conv"}),
     "dead channel": (_dead_channel, {"conv"}),
     "dead output": (_dead_output, {"dead/conv", "conv"}),
-    "deconvolution": (_deconvolution, {"conv"}),
+    "deconvolution": (_deconvolution, {"conv", "deconv"}),
     "depthwise multiplier 2": (
         lambda net: tf.nn.relu(net.depthwise(image(), "conv", multiplier=2), name="out"),
         {"conv"},
@@ -336,7 +336,7 @@ AWKWARD = {
     "transposed matmul": (_transposed_matmul, {"a/matmul"}),
     "computed weights": (_computed_weights, {"conv"}),
     "BatchMatMul": (_constant_batch_matmul, {"conv"}),
-    "conv3d": (_conv3d, {"conv"}),
+    "conv3d": (_conv3d, {"conv", "Conv3D"}),
     "shared weights, two batch norms": (_shared_weights_two_batch_norms, {"a/conv", "b/conv"}),
     "loop": (_in_loop(_conv_in_loop), None),
     "loop, bias": (_in_loop(_conv_with_bias_in_loop), None),

@@ -35,6 +35,8 @@ class OpType:
         reshapes_before_batch_norm: whether a Reshape stands between it and a batch norm, which wants 4-D input.
         shifts: whether SearchN looks for a shift of its int32 result.
         window: the pooling window [height, width] of an op; convolutions count as 1 x 1.
+        turned: tells whether the weights of an op have their input channels behind the output channels, by an
+            attribute; `of` then turns the two axes.
         constraint: returns why an op of the type is not quantizable, in words, or None.
     """
 
@@ -49,7 +51,14 @@ class OpType:
     reshapes_before_batch_norm: bool = False
     shifts: bool = False
     window: Callable[[tf.Operation], list[int]] = lambda op: [1, 1]
+    turned: Callable[[tf.Operation], bool] = lambda op: False
     constraint: Constraint = lambda op: None
+
+    def of(self, op: tf.Operation) -> OpType:
+        """Returns the row as it is for one op."""
+        if not self.turned(op):
+            return self
+        return dataclasses.replace(self, channel_axes=(self.input_axis,), input_axis=self.channel_axes[0])
 
     @property
     def has_weights(self) -> bool:
@@ -95,6 +104,15 @@ def _no_transpose(op: tf.Operation) -> str | None:
     for attribute in ("transpose_a", "transpose_b"):
         if op.get_attr(attribute):
             return f"{attribute} is True"
+    return None
+
+
+def _multiplies_by_a_matrix(op: tf.Operation) -> str | None:
+    if op.get_attr("adj_x"):
+        return "adj_x is True"
+    rank = op.inputs[1].shape.rank
+    if is_parameter(op.inputs[1]) and rank != 2:
+        return f"its constant second input has {rank} axes, only 2 are supported"
     return None
 
 
@@ -182,6 +200,18 @@ TABLE: dict[str, OpType] = {
             shifts=True,
             constraint=_no_transpose,
         ),
+        *(
+            OpType(
+                name,
+                weight_input=1,
+                channel_axes=(1,),
+                takes_batch_norm=True,
+                shifts=True,
+                turned=lambda op: bool(op.get_attr("adj_y")),
+                constraint=_multiplies_by_a_matrix,
+            )
+            for name in ("BatchMatMul", "BatchMatMulV2", "BatchMatMulV3")
+        ),
         OpType("AvgPool", window=_pool_window, constraint=_pools_space_only),
     )
 }
@@ -210,6 +240,7 @@ def find_layers(graph: tf.Graph) -> Iterator[FoundLayer]:
     for op in graph.get_operations():
         row = TABLE.get(op.type)
         if row is not None:
+            row = row.of(op)
             inside = op.name in in_control_flow
             yield FoundLayer(op, row, "it is inside a while loop or a cond" if inside else _reason_against(op, row))
 

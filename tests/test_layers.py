@@ -39,6 +39,16 @@ ROWS = {
         "takes_batch_norm": True,
         "shifts": True,
     },
+    **{
+        name: {
+            "weight_input": 1,
+            "channel_axes": (1,),
+            "channel_wise": False,
+            "takes_batch_norm": True,
+            "shifts": True,
+        }
+        for name in ("BatchMatMul", "BatchMatMulV2", "BatchMatMulV3")
+    },
     "AvgPool": {
         "weight_input": None,
         "channel_axes": (),

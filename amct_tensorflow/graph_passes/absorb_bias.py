@@ -8,7 +8,8 @@ itself:
    only: that value for each channel.
 3. Anything else, such as the sum of two branches: left alone. If it is a bias, `Layer.bias_stays` tells.
 
-A bias that the layer has already is added to.
+A layer takes a second bias only where a Mul stands between the two, as in a batch norm of small ops. Any other Add,
+such as the 3 of a hard sigmoid, says nothing of the scale of the layer's results and might not fit into its int32.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import tensorflow as tf
 
 from amct_tensorflow.graph.edit import consumers, sole_consumer
 from amct_tensorflow.graph.values import Value, is_parameter, value_of
+from amct_tensorflow.graph_passes.absorb_multiply import MULTIPLICATIONS
 from amct_tensorflow.graph_passes.along_channels import along_channels
 from amct_tensorflow.graph_passes.workspace import Layer, Workspace
 from amct_tensorflow.layers import data_format, is_bias
@@ -25,6 +27,8 @@ from amct_tensorflow.layers import data_format, is_bias
 def absorb_bias(workspace: Workspace, layer: Layer) -> bool:
     """Runs the pass on a layer; tells whether it has absorbed something."""
     if layer.weights is None:
+        return False
+    if layer.bias is not None and layer.end.op.type not in MULTIPLICATIONS:
         return False
     use = sole_consumer(layer.end)
     bias = None if use is None or workspace.is_output(layer.end) else _bias_of(layer, *use)

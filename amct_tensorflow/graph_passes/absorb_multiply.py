@@ -21,6 +21,8 @@ from amct_tensorflow.graph.values import Value, is_parameter
 from amct_tensorflow.graph_passes.along_channels import along_channels, scale_outputs
 from amct_tensorflow.graph_passes.workspace import Layer, Workspace
 
+MULTIPLICATIONS = ("Mul", "RealDiv")
+
 
 def absorb_multiply(workspace: Workspace, layer: Layer) -> bool:
     """Runs the pass on a layer; tells whether it has absorbed something."""
@@ -36,7 +38,7 @@ def absorb_multiply(workspace: Workspace, layer: Layer) -> bool:
 def _find(layer: Layer) -> tuple[tf.Operation, tf.Tensor] | None:
     """Returns the op and its parameter."""
     for op, index in consumers(layer.end):
-        may_be = op.type == "Mul" or (op.type == "RealDiv" and index == 0)
+        may_be = op.type in MULTIPLICATIONS and (index == 0 or op.type == "Mul")
         if may_be and is_parameter(op.inputs[1 - index]):
             return op, op.inputs[1 - index]
     return None

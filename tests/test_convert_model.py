@@ -165,7 +165,7 @@ SMALL = np.array([0.5, 0.3, 0.9, 0.01])
         (MIXED, norm_record(ONES, skip_fusion=True), False),
         (ONES, norm_record(ONES), True),
         (MIXED * [0, 1, 1, 1], norm_record(ONES), False),  # a dead channel
-        (np.array([1, 1, 1, 0.0]), norm_record(ONES), False),  # dead when folded
+        (np.array([1, 1, 1, 0.0]), norm_record(ONES), True),  # dead when folded, the others the same: either fits
     ],
     ids=[
         "of_folded",
@@ -186,6 +186,54 @@ def test_the_fold_that_the_scales_belong_to(tmp_path, gamma, record, fused, caps
     assert sqnr(run(norm_net(gamma), batch()), run(graph, batch())) > 25
     warned = "1 layer(s) go on without the fusion" in capsys.readouterr().err
     assert warned == (not fused and not record.skip_fusion)
+
+
+@pytest.mark.parametrize("fused", [True, False], ids=["of_folded", "of_unfolded"])
+@pytest.mark.parametrize("gamma", [MIXED, SMALL, 30 * ONES, 0.1 * ONES], ids=["mixed", "small", "all_30", "all_0.1"])
+@pytest.mark.parametrize("rule", [0.7, 0.85, 1.2, 2.0], ids=str)
+def test_scales_with_head_room_or_clipping(tmp_path, rule, gamma, fused):
+    record = norm_record(gamma if fused else ONES)
+    record = dataclasses.replace(record, scale_w=tuple(rule * scale for scale in record.scale_w))
+    model = freeze(norm_net(gamma), tmp_path / "model.pb")
+    graph = load(convert(model, {"conv": record}, tmp_path))
+    assert ("FusedBatchNormV3" not in [op.type for op in graph.get_operations()]) == fused
+    assert sqnr(run(norm_net(gamma), batch()), run(graph, batch())) > (12 if rule < 1 else 25)
+
+
+@pytest.mark.parametrize("fused", [True, False], ids=["of_folded", "of_unfolded"])
+def test_scales_for_a_multiplication(tmp_path, fused, capsys):
+    random = np.random.default_rng(3)
+    weights = random.standard_normal((3, 3, 3, 4)).astype(np.float32)
+    factor = MIXED.astype(np.float32)
+    with tf.Graph().as_default() as graph:
+        x = tf1.placeholder(tf.float32, [None, 8, 8, 3], name="x")
+        tf.nn.relu(tf.nn.conv2d(x, weights, 1, "SAME", name="conv") * factor, name="out")
+    scales = np.abs(weights * factor if fused else weights).max(axis=(0, 1, 2)) / 127
+    record = LayerRecord(scale_d=0.04, offset_d=0, scale_w=tuple(map(float, scales)), offset_w=(0,) * 4)
+    converted = load(convert(freeze(graph, tmp_path / "model.pb"), {"conv": record}, tmp_path))
+    assert ("Mul" not in [op.type for op in converted.get_operations()]) == fused
+    assert (
+        "Mul mul is not folded: scale_w of the record is of the weights without" in capsys.readouterr().err
+    ) != fused
+    assert sqnr(run(graph, batch()), run(converted, batch())) > 25
+
+
+def test_scales_that_leave_most_of_the_range_unused(tmp_path, model, records, capsys):
+    scales = tuple(10 * scale for scale in records["block/conv"].scale_w)
+    convert(model, {"block/conv": dataclasses.replace(records["block/conv"], scale_w=scales)}, tmp_path)
+    assert re.search(
+        r"WARNING .*scale_w of layer block/conv uses only 10\.\d% of the int8 range", capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("factor", [0.9, 1.2])
+def test_save_model_wants_the_scales_of_its_weights(tmp_path, model, records, factor):
+    scales = tuple(factor * scale for scale in records["head/fc"].scale_w)
+    records["head/fc"] = dataclasses.replace(records["head/fc"], scale_w=scales)
+    record = write_record(tmp_path / "changed.txt", records)
+    words = "are up to 1.1" if factor < 1 else "use only 0.8"
+    with pytest.raises(AmctRuntimeError, match=f"the weights of layer head/fc {words}.* of another model, calibrate"):
+        amct.save_model(model, ["out"], record, str(tmp_path / "int8"))
 
 
 def test_scales_that_clip_a_few_weights_on_purpose(tmp_path, capsys):
@@ -342,7 +390,8 @@ REFUSED: dict[str, tuple[str, type[AmctError], str]] = {
     "of_other_weights": (
         entry("scale_d: 0.04 offset_d: 0 " + "scale_w: 0.001 offset_w: 0 " * 4),
         AmctRuntimeError,
-        r"the weights of layer block/conv are up to 18.2 times as large as scale_w of the record allows, which clips",
+        r"the weights of layer block/conv keep an SQNR of only 1\.0 dB under scale_w of the record, being 14\.\d to "
+        r"18\.\d times as large as it allows: the record is of another model",
     ),
     "bias": (
         entry("scale_d: 1e-5 offset_d: 0 scale_w: 1e-6 offset_w: 0", "head/fc"),

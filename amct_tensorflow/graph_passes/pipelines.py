@@ -30,7 +30,7 @@ from amct_tensorflow.graph_passes.deploy_results import insert_ascend_dequant
 from amct_tensorflow.graph_passes.free_dead_channels import free_dead_channels
 from amct_tensorflow.graph_passes.hold_outputs import hold_outputs
 from amct_tensorflow.graph_passes.insert_search_n import insert_search_n
-from amct_tensorflow.graph_passes.match_record import belongs_to_unfused, check_clipping, check_own_scales
+from amct_tensorflow.graph_passes.match_record import belongs_to_unfused, check_fit, check_own_scales
 from amct_tensorflow.graph_passes.rewrite_layers import rewrite_layers
 from amct_tensorflow.graph_passes.workspace import Layer, Workspace
 from amct_tensorflow.ops import RecordBook
@@ -104,12 +104,14 @@ def plan_conversion(workspace: Workspace, records: Mapping[str, LayerRecord]) ->
     plan_fusions(workspace)
     _check_frozen(workspace)
     _take_factors(workspace, records)
-    unfused = _undo_wrong_fusions(workspace, records)
-    warnings = [check_clipping(layer) for layer in workspace.layers if layer.weights is not None]
+    others = _undo_wrong_fusions(workspace, records)
+    layers = [layer for layer in workspace.layers if layer.weights is not None]
+    warnings = [check_fit(layer, others.get(layer.name)) for layer in layers]
+    unfused = [name for name, other in others.items() if other.folded is not None]
     if unfused:
         warnings.append(
-            f"{len(unfused)} layer(s) go on without the fusion of their batch norm, because scale_w of the record is "
-            f"of the weights without it: {', '.join(unfused)}"
+            f"{len(unfused)} layer(s) go on without the fusion of their batch norm or Mul, because scale_w of the "
+            f"record is of the weights without it: {', '.join(unfused)}"
         )
     _fit_biases(workspace, records)
     return [warning for warning in warnings if warning is not None]
@@ -148,18 +150,22 @@ def _take_factors(workspace: Workspace, records: Mapping[str, LayerRecord]) -> N
     balance_weights(workspace)
 
 
-def _undo_wrong_fusions(workspace: Workspace, records: Mapping[str, LayerRecord]) -> list[str]:
-    """Starts layers anew whose scales are of the weights without their batch norm; returns their names."""
-    fused = [layer for layer in workspace.layers if layer.folded is not None]
-    without = Workspace(workspace.graph, [layer.unfused() for layer in fused], workspace.outputs)
+def _undo_wrong_fusions(workspace: Workspace, records: Mapping[str, LayerRecord]) -> dict[str, Layer]:
+    """Starts layers anew whose scales are of the weights without their batch norm.
+
+    Returns:
+        The form that is not taken, fused or unfused, of the layers that could be fused, by name.
+    """
+    fused = {layer.name: layer for layer in workspace.layers if layer.folded is not None}
+    without = Workspace(workspace.graph, [layer.unfused() for layer in fused.values()], workspace.outputs)
     plan_fusions(without)
     _take_factors(without, records)
     unfused = {layer.name: layer for layer in without.layers}
-    reasons = {layer.name: belongs_to_unfused(layer, unfused[layer.name]) for layer in fused}
+    reasons = {name: belongs_to_unfused(layer, unfused[name]) for name, layer in fused.items()}
     for name, reason in reasons.items():
         unfused[name].unfused_because = reason
     workspace.layers = [unfused[layer.name] if reasons.get(layer.name) else layer for layer in workspace.layers]
-    return [name for name, reason in reasons.items() if reason]
+    return {name: fused[name] if reason else unfused[name] for name, reason in reasons.items()}
 
 
 def _check_frozen(workspace: Workspace) -> None:

@@ -21,14 +21,15 @@ def convert_model(pb_model: str, outputs: list[str], record_file: str, save_path
 
     Args:
         pb_model: the float model, a frozen .pb.
-        outputs: names of its output ops; they keep their names in the saved model.
+        outputs: names of its output ops, ``op``, or of their outputs, ``op:1``; they keep their names in the saved
+            model.
         record_file: the factors of the layers to quantize, in protobuf text format; layers without stay float.
         save_path: folder and prefix of the files to write, as in save_model.
 
     Raises:
         AmctTypeError, AmctValueError: an argument, the model or a factor cannot be used.
-        AmctRuntimeError: the record cannot be read or parsed, is incomplete or for another model, a bias is beyond
-            int32, or a file cannot be written. Nothing is written then.
+        AmctRuntimeError: the record cannot be read or parsed, is incomplete or for another model, the outputs need none
+            of its layers, a bias is beyond int32, or a file cannot be written. Nothing is written then.
     """
     files = ResultFiles.of(save_path, pb_model)
     model = FloatModel.load(pb_model, outputs)
@@ -40,5 +41,5 @@ def convert_model(pb_model: str, outputs: list[str], record_file: str, save_path
     write_model(workspace, model.outputs, files, _MODULE)
     for warning in warnings:
         LOGGER.push_warning_message(warning, _MODULE)
-    inventory.report(workspace.layers, model.why_left_out(inventory), _MODULE)
+    model.report(inventory, workspace.layers, _MODULE)
     report_saved(files, _MODULE)

@@ -28,7 +28,8 @@ def convert_qat_model(pb_model: str, outputs: list[str], save_path: str, record_
 
     Args:
         pb_model: the trained model, a frozen .pb.
-        outputs: names of its output ops; they keep their names in the saved model.
+        outputs: names of its output ops, ``op``, or of their outputs, ``op:1``; they keep their names in the saved
+            model.
         save_path: folder and prefix of the files to write, as in save_model.
         record_file: path of a record file to write with the factors; None for none.
 
@@ -42,7 +43,7 @@ def convert_qat_model(pb_model: str, outputs: list[str], save_path: str, record_
         _check_record_file(record_file, pb_model, files)
     model = FloatModel.load(pb_model, outputs)
     Inventory.of(model.graph)  # refuses a graph that is quantized already
-    taken = take_out_fake_quants(model.graph, frozenset(model.outputs))
+    taken = take_out_fake_quants(model.graph, model.output_ops)
     inventory = Inventory.of(model.graph)
     _check_found(taken, inventory, pb_model)
     workspace = model.workspace(inventory, taken.records, f"the fake-quant ops of {pb_model}")
@@ -51,7 +52,7 @@ def convert_qat_model(pb_model: str, outputs: list[str], save_path: str, record_
     more = {} if record_file is None else {record_file: record_text(_final(workspace, taken.records))}
     write_model(workspace, model.outputs, files, _MODULE, more)
     _report_fake_quants(taken)
-    inventory.report(workspace.layers, {**model.why_left_out(inventory), **taken.reasons}, _MODULE)
+    model.report(inventory, workspace.layers, _MODULE, taken.reasons, taken.failed)
     report_saved(files, _MODULE)
 
 
@@ -100,7 +101,7 @@ def _report_fake_quants(taken: TakenOut) -> None:
         LOGGER.push_warning_message(f"fake-quant op {name} stays in the model as it is: {reason}", _MODULE)
     for name in taken.remaining:
         LOGGER.push_info_message(
-            f"fake-quant op {name} leads to more than quantized layers: there it is kept, as AscendQuant and "
+            f"fake-quant op {name} leads to something that is not quantized: there it is kept, as AscendQuant and "
             "AscendAntiQuant",
             _MODULE,
         )

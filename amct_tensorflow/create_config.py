@@ -17,7 +17,14 @@ from amct_tensorflow.log import LOGGER
 _MODULE = "create_quant_config"
 
 
-@check_types(config_file=str, graph=tf.Graph, skip_layers=(list, tuple), activation_offset=bool, config_defination=str)
+@check_types(
+    config_file=str,
+    graph=tf.Graph,
+    skip_layers=(list, tuple),
+    batch_num=int,
+    activation_offset=bool,
+    config_defination=str,
+)
 def create_quant_config(
     config_file: str,
     graph: tf.Graph,

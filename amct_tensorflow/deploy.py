@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 
 import tensorflow as tf
 
@@ -13,7 +13,8 @@ from amct_tensorflow.errors import AmctRuntimeError, AmctValueError, did_you_mea
 from amct_tensorflow.files import warn_if_exists, write_files
 from amct_tensorflow.fusion_info import fusion_info
 from amct_tensorflow.graph.edit import upstream
-from amct_tensorflow.graph.model_file import GraphDef, extract, find_outputs, import_graph, read_graph_def, serialize
+from amct_tensorflow.graph.ends import find_outputs
+from amct_tensorflow.graph.model_file import GraphDef, extract, import_graph, read_graph_def, serialize
 from amct_tensorflow.graph_passes.add_grouped_biases import has_grouped_bias
 from amct_tensorflow.graph_passes.workspace import Layer, Workspace
 from amct_tensorflow.inventory import Inventory
@@ -65,13 +66,15 @@ class FloatModel:
     Attributes:
         path: the file.
         graph: its graph.
-        outputs: names of its output ops.
+        outputs: its outputs as the user named them, ``op`` or ``op:0``.
+        output_ops: names of their ops.
         needed: names of the ops that the outputs need.
     """
 
     path: str
     graph: tf.Graph
     outputs: list[str]
+    output_ops: frozenset[str]
     needed: set[str]
 
     @classmethod
@@ -83,14 +86,15 @@ class FloatModel:
         """
         names = output_names(outputs, argument="outputs")
         graph = import_graph(read_graph_def(pb_model), pb_model)
-        return cls(pb_model, graph, names, upstream(find_outputs(graph, names, pb_model)))
+        ops = find_outputs(graph, names, pb_model)
+        return cls(pb_model, graph, names, frozenset(op.name for op in ops), upstream(ops))
 
     def workspace(self, inventory: Inventory, records: Mapping[str, LayerRecord], record_file: str) -> Workspace:
         """Starts the plans of the layers that have factors and that the outputs need.
 
         Raises:
             AmctRuntimeError: the record has an entry for something that is no quantizable layer, or whose factors
-                are not those of such a layer.
+                are not those of such a layer, or the outputs need none of its layers.
             AmctValueError: a factor is out of range.
         """
         for name in records:
@@ -109,24 +113,38 @@ class FloatModel:
                     supports_shift=row.shifts,
                 )
                 layers.append(Layer.of(found, fuse=not record.skip_fusion, channel_wise=len(record.scale_w) > 1))
-        return Workspace(self.graph, layers, frozenset(self.outputs))
+        if not layers:
+            raise AmctRuntimeError(
+                f"the outputs {', '.join(self.outputs)} of {self.path} need none of the {len(records)} layers that "
+                f"{record_file} has factors for, so nothing would be quantized: name the outputs of the whole model"
+            )
+        return Workspace(self.graph, layers, self.output_ops)
 
     def _check_known(self, inventory: Inventory, name: str, record_file: str) -> None:
         if name not in inventory.all_ops:
+            rest = name.partition("/")[2]  # the default prefix is import/
             hint = did_you_mean(name, inventory.layers)
+            if rest in inventory.layers:
+                hint = f", where it is '{rest}': import the graph with tf.import_graph_def(graph_def, name='')"
             raise AmctRuntimeError(
-                f"find {name} failure in {self.path}. Please match {self.path} and {record_file}{hint}."
+                f"find {name} failure in {self.path}. Please match {self.path} and {record_file}{hint}"
             )
         if name not in inventory.traits:
             reason = inventory.reasons.get(name, "its op type is not quantizable")
             raise AmctRuntimeError(f"layer {name} cannot be quantized, {reason}: remove its entry from {record_file}")
 
-    def why_left_out(self, inventory: Inventory) -> dict[str, str]:
-        """Returns why layers without a plan stay float, if they are quantizable at all."""
-        return {
-            name: "the record has no factors for it" if name in self.needed else "the outputs do not need it"
-            for name in inventory.layers
-        }
+    def report(
+        self,
+        inventory: Inventory,
+        layers: Sequence[Layer],
+        module: str,
+        reasons: Mapping[str, str] | None = None,
+        failed: Container[str] = (),
+    ) -> None:
+        """Logs one line per layer; `reasons` and `failed` are of layers that were left out for other reasons."""
+        left = {**dict.fromkeys(inventory.layers, "the record has no factors for it"), **(reasons or {})}
+        unneeded = inventory.layers.keys() - self.needed
+        inventory.report(layers, left, module, failed=failed, unneeded=unneeded)
 
 
 def write_model(

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
-from amct_tensorflow.errors import AmctRuntimeError
+from amct_tensorflow.errors import AmctRuntimeError, did_you_mean
 from amct_tensorflow.log import LOGGER
 
 
@@ -61,13 +61,25 @@ def write_files(contents: Mapping[str, bytes], *, kind: str) -> None:
         for target, temporary in unfinished.items():
             os.replace(temporary, target)
     except OSError as error:
-        raise AmctRuntimeError(
-            f"{kind} {path} cannot be written ({error.strerror}); give a path to a file in a writable folder"
-        ) from error
+        raise not_writable(f"{kind} {path}", path, error) from error
     finally:
         for temporary in unfinished.values():
             with contextlib.suppress(OSError):
                 temporary.unlink()
+
+
+def similar_file(path: str) -> str:
+    """Returns ``"; did you mean 'x'?"`` for a path that does not exist, or an empty string."""
+    folder, name = os.path.split(path.rstrip("/"))
+    siblings = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
+    return did_you_mean(name, siblings)
+
+
+def not_writable(what: str, path: str, error: OSError) -> AmctRuntimeError:
+    """Returns the error for a file that cannot be written, `what` in words."""
+    file = next((part for part in Path(path).parents if part.is_file()), None)
+    reason = error.strerror if file is None else f"{file} is a file, not a folder"
+    return AmctRuntimeError(f"{what} cannot be written ({reason}); give a path to a file in a writable folder")
 
 
 def warn_if_exists(path: str, module: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import tensorflow as tf
 
@@ -62,11 +62,25 @@ class Inventory:
         """The names of all ops of the graph."""
         return frozenset(op.name for op in self.graph.get_operations())
 
-    def report(self, layers: Sequence[Layer], left: dict[str, str], module: str) -> None:
+    def report(
+        self,
+        layers: Sequence[Layer],
+        left: Mapping[str, str],
+        module: str,
+        *,
+        failed: Container[str] = (),
+        unneeded: Container[str] = (),
+    ) -> None:
         """Logs one line per layer: quantized, or left float and why.
 
-        `left` has the reasons of quantizable layers that are not among `layers`. A layer that cannot be quantized is
-        worth a warning; one that was left out on purpose is not.
+        A layer that cannot be quantized is worth a warning; one that was left out on purpose is not.
+
+        Args:
+            layers: those that are quantized.
+            left: the reasons of quantizable layers that are not among them.
+            module: the job, for the lines.
+            failed: names of those of `left` that cannot be quantized.
+            unneeded: names of layers that the outputs do not need.
         """
         quantized = {layer.name: layer for layer in layers}
         for name, found in self.layers.items():
@@ -74,8 +88,10 @@ class Inventory:
             if name in quantized:
                 unfused = quantized[name].unfused_because
                 LOGGER.push_info_message(f"{label}: quantized" + (f"; {unfused}" if unfused else ""), module)
-            elif found.reason is not None:
-                LOGGER.push_warning_message(f"{label}: left float because {found.reason}", module)
+            elif name in unneeded:
+                LOGGER.push_info_message(f"{label}: left float because the outputs do not need it", module)
+            elif found.reason is not None or name in failed:
+                LOGGER.push_warning_message(f"{label}: left float because {found.reason or left[name]}", module)
             else:
                 LOGGER.push_info_message(f"{label}: left float because {left[name]}", module)
         for op_type, name, reason in self._in_functions:

@@ -10,7 +10,8 @@ import tensorflow as tf
 from amct_tensorflow.arguments import check_file_path, check_graph, output_names
 from amct_tensorflow.config import LayerConfig, QuantConfig, read_config
 from amct_tensorflow.errors import AmctRuntimeError, AmctValueError
-from amct_tensorflow.graph.model_file import find_outputs
+from amct_tensorflow.files import not_writable
+from amct_tensorflow.graph.ends import find_outputs
 from amct_tensorflow.graph_passes.workspace import Layer
 from amct_tensorflow.inventory import Inventory
 from amct_tensorflow.log import LOGGER
@@ -71,9 +72,7 @@ def new_book(record_file: str, batch_num: int) -> RecordBook:
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
     except OSError as error:
-        raise AmctRuntimeError(
-            f"record_file {path} cannot be written ({error.strerror}); give a path to a file in a writable folder"
-        ) from error
+        raise not_writable(f"record_file {path}", path, error) from error
     return RecordBook(path, batch_num=batch_num)
 
 

@@ -13,12 +13,24 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from amct_tensorflow.log import LOGGER
 
 _SECONDS_BETWEEN_LINES = 5.0
+# The least columns for the bar, and for the speed; the time left is always shown.
+_WIDTH_FOR_BAR, _WIDTH_FOR_SPEED = 100, 75
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """Returns ``"1 layer"`` or ``"3 layers"``."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def are(number: int) -> str:
+    """Returns the verb for so many."""
+    return "is" if number == 1 else "are"
 
 
 @contextlib.contextmanager
@@ -26,7 +38,8 @@ def status(text: str) -> Iterator[None]:
     """Shows what is being done, for a step whose length is not known."""
     console = _Screen(stderr=True)
     if console.is_terminal:
-        with console.status(Text(f"{text} …", overflow="ellipsis", no_wrap=True)):
+        dots, spinner = ("...", "line") if console.options.ascii_only else ("…", "dots")
+        with console.status(Text(f"{text} {dots}", overflow="ellipsis", no_wrap=True), spinner=spinner):
             yield
     else:
         print(f"{text} ...", file=sys.stderr, flush=True)
@@ -34,25 +47,16 @@ def status(text: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def batches(text: str, *, batches: int, batch_size: int, unit: str = "samples") -> Iterator[Callable[[], None]]:
+def batches(text: str, *, batches: int, batch_size: int, unit: str = "sample") -> Iterator[Callable[[], None]]:
     """Shows how far a loop over batches is; the function that it gives is to be called after each batch.
 
-    `text` says what the loop does, `unit` what batch_size counts.
+    `text` says what the loop does, `unit` what batch_size counts, one of them.
     """
     console = _Screen(stderr=True)
     if not console.is_terminal:
         yield _PlainLines(text, batches, batch_size, unit).advance
         return
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(20),
-        TextColumn("{task.completed}/{task.total} batches"),
-        TextColumn("{task.fields[speed]}"),
-        TimeRemainingColumn(compact=True),
-        TextColumn("left"),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*_columns(console), console=console, transient=True) as bar:
         task = bar.add_task(text, total=batches, speed="")
         start, done = time.monotonic(), 0
 
@@ -60,9 +64,22 @@ def batches(text: str, *, batches: int, batch_size: int, unit: str = "samples") 
             nonlocal done
             done += 1
             speed = done * batch_size / max(time.monotonic() - start, 1e-9)
-            bar.update(task, advance=1, speed=f"{speed:.1f} {unit}/s")
+            bar.update(task, advance=1, speed=f"{speed:.1f} {unit}s/s")
 
         yield advance
+
+
+def _columns(console: Console) -> list[ProgressColumn]:
+    columns: list[ProgressColumn] = [
+        SpinnerColumn("line" if console.options.ascii_only else "dots"),
+        TextColumn("{task.description}"),
+    ]
+    if console.width >= _WIDTH_FOR_BAR:
+        columns.append(BarColumn(20))
+    columns.append(TextColumn("{task.completed}/{task.total} batches"))
+    if console.width >= _WIDTH_FOR_SPEED:
+        columns.append(TextColumn("{task.fields[speed]}"))
+    return [*columns, TimeRemainingColumn(compact=True), TextColumn("left")]
 
 
 class _Screen(Console):
@@ -81,7 +98,7 @@ class _PlainLines:
     def __init__(self, text: str, batches: int, batch_size: int, unit: str) -> None:
         self._batches, self._batch_size, self._done, self._unit = batches, batch_size, 0, unit
         self._start = self._last = time.monotonic()
-        self._print(f"{text} with {batches} batch(es) of {batch_size} {unit} ...")
+        self._print(f"{text} with {counted(batches, 'batch', 'batches')} of {counted(batch_size, unit)} ...")
 
     def advance(self) -> None:
         """Counts a batch."""
@@ -92,7 +109,7 @@ class _PlainLines:
             per_batch = (now - self._start) / self._done
             left = f", {(self._batches - self._done) * per_batch:.0f} s left" if self._done < self._batches else ""
             speed = self._batch_size / max(per_batch, 1e-9)
-            self._print(f"batch {self._done} of {self._batches}, {speed:.1f} {self._unit}/s{left}")
+            self._print(f"batch {self._done} of {self._batches}, {speed:.1f} {self._unit}s/s{left}")
 
     @staticmethod
     def _print(line: str) -> None:

@@ -24,7 +24,8 @@ def save_model(pb_model: str, outputs: list[str], record_file: str, save_path: s
 
     Args:
         pb_model: the float model, a frozen .pb.
-        outputs: names of its output ops; they keep their names in the saved model.
+        outputs: names of its output ops, ``op``, or of their outputs, ``op:1``; they keep their names in the saved
+            model.
         record_file: the record that the calibration filled.
         save_path: folder and prefix of the files to write: ``<save_path>_quantized.pb``, the model, and
             ``<save_path>_quant.json``, which maps its nodes to those of the float model. Folders are made, existing
@@ -32,8 +33,8 @@ def save_model(pb_model: str, outputs: list[str], record_file: str, save_path: s
 
     Raises:
         AmctTypeError, AmctValueError: an argument or the model cannot be used.
-        AmctRuntimeError: the calibration is not finished, the record is damaged or for another model, a bias is
-            beyond int32, or a file cannot be written. Nothing is written then.
+        AmctRuntimeError: the calibration is not finished, the record is damaged or for another model, the outputs
+            need none of its layers, a bias is beyond int32, or a file cannot be written. Nothing is written then.
     """
     files = ResultFiles.of(save_path, pb_model)
     model = FloatModel.load(pb_model, outputs)
@@ -45,7 +46,7 @@ def save_model(pb_model: str, outputs: list[str], record_file: str, save_path: s
     perform_deployment(workspace, records)
     write_model(workspace, model.outputs, files, _MODULE)
     _warn_of_lost_entries(inventory, records, record_file)
-    inventory.report(workspace.layers, model.why_left_out(inventory), _MODULE)
+    model.report(inventory, workspace.layers, _MODULE)
     report_saved(files, _MODULE)
 
 

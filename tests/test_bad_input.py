@@ -128,6 +128,34 @@ def test_arguments_of_the_wrong_type(tmp_path, graph, arguments, name):
     refuses(AmctTypeError, ["create_quant_config", name], tmp_path, lambda: amct.create_quant_config(**given))
 
 
+@pytest.mark.parametrize("name", ["config_file", "config_defination"])
+def test_paths_with_a_nul_character(tmp_path, graph, name):
+    given = {"config_file": str(tmp_path / "c.json"), "graph": graph, name: str(tmp_path / "a\0b")}
+    words = ["create_quant_config", name, "NUL character"]
+    refuses(AmctValueError, words, tmp_path, lambda: amct.create_quant_config(**given))
+
+
+def test_numbers_of_numpy(tmp_path, graph):
+    path = tmp_path / "c.json"
+    amct.create_quant_config(str(path), graph, batch_num=np.int64(3), activation_offset=np.bool_(False))
+    config = json.loads(path.read_text())
+    assert (config["batch_num"], config["activation_offset"]) == (3, False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, r"save_model\(\) missing 3 required positional arguments"),
+        ({"record": "r"}, r"save_model\(\) got an unexpected keyword argument 'record'"),
+    ],
+    ids=["missing", "unknown"],
+)
+def test_arguments_that_do_not_fit_are_an_error_of_python(arguments, message):
+    with pytest.raises(TypeError, match=message) as caught:
+        amct.save_model("m.pb", **arguments)
+    assert caught.value.__context__ is None
+
+
 # quantize_model
 
 
@@ -203,7 +231,7 @@ def test_unwritable_record(tmp_path, graph):
     (tmp_path / "file").write_text("")
     refuses(
         AmctRuntimeError,
-        [str(tmp_path / "file" / "record.txt"), "cannot be written"],
+        [str(tmp_path / "file" / "record.txt"), f"cannot be written ({tmp_path / 'file'} is a file, not a folder)"],
         tmp_path,
         lambda: amct.quantize_model(graph, str(tmp_path / "config.json"), str(tmp_path / "file" / "record.txt")),
     )
@@ -223,11 +251,12 @@ def test_record_file_that_is_a_folder(tmp_path, graph):
     ("calib_outputs", "error", "words"),
     [
         (["oot"], AmctValueError, ["oot", "does not exist", "did you mean 'out'"]),
+        (["out:1"], AmctValueError, ["output 'out:1' does not exist", "op 'out' has 1 output(s)"]),
         ([], AmctValueError, ["calib_outputs", "empty"]),
         ("out", AmctTypeError, ["calib_outputs", "list"]),
         ([1], AmctTypeError, ["calib_outputs", "int"]),
     ],
-    ids=["unknown", "empty", "str", "int"],
+    ids=["unknown", "index", "empty", "str", "int"],
 )
 def test_calib_outputs(tmp_path, graph, calib_outputs, error, words):
     amct.create_quant_config(str(tmp_path / "config.json"), graph)
@@ -360,6 +389,27 @@ def test_record_of_another_model(tmp_path, model, record):
     refuses(AmctRuntimeError, words, tmp_path, lambda: amct.save_model(model, ["out"], path, str(tmp_path / "saved")))
 
 
+@pytest.mark.parametrize(
+    ("name", "end"),
+    [
+        (
+            "import/block/conv",
+            "where it is 'block/conv': import the graph with tf.import_graph_def(graph_def, name='')",
+        ),
+        ("blok/conv", "; did you mean 'block/conv'?"),
+        ("xyz", "other.txt"),
+    ],
+    ids=["imported_with_a_prefix", "similar", "other"],
+)
+def test_record_of_another_name(tmp_path, model, record, name, end):
+    records = read_record(record)
+    records[name] = records.pop("block/conv")
+    path = write_record(tmp_path / "other.txt", records)
+    with pytest.raises(AmctRuntimeError, match=f"^find {name} failure in ") as caught:
+        amct.save_model(model, ["out"], path, str(tmp_path / "saved"))
+    assert str(caught.value).endswith(end)
+
+
 def test_record_with_wrong_lengths(tmp_path, model, record):
     records = read_record(record)
     shorter = records["block/conv"]
@@ -438,6 +488,11 @@ def test_pb_that_is_no_graph_def(tmp_path, record, content):
     )
 
 
+def test_no_path_of_a_model(tmp_path, record):
+    words = ["the path of the model is empty"]
+    refuses(AmctValueError, words, tmp_path, lambda: amct.save_model("", ["out"], record, str(tmp_path / "saved")))
+
+
 @pytest.mark.parametrize("path", ["none.pb", "."], ids=["missing", "folder"])
 def test_pb_that_cannot_be_read(tmp_path, record, path):
     model = str(tmp_path / path)
@@ -460,8 +515,9 @@ def test_outputs(tmp_path, model, record, outputs, error, words):
 def test_unwritable_save_path(tmp_path, model, record):
     (tmp_path / "file").write_text("")
     target = str(tmp_path / "file" / "saved")
-    words = [target + "_quantized.pb", "cannot be written"]
+    words = [target + "_quantized.pb", f"cannot be written ({tmp_path / 'file'} is a file, not a folder)"]
     refuses(AmctRuntimeError, words, tmp_path, lambda: amct.save_model(model, ["out"], record, target))
+    refuses(AmctRuntimeError, words[1:], tmp_path, lambda: amct.save_model(model, ["out"], record, f"{target}/deep/m"))
 
 
 def test_prefix_too_long(tmp_path, model, record):

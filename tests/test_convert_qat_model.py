@@ -401,7 +401,8 @@ def test_a_pair_of_ops_is_kept(case, tmp_path, capsys):
     assert converted.count("AscendQuant") == quants
     assert converted.count("AscendAntiQuant") == anti_quants
     lines = capsys.readouterr().err
-    assert len(re.findall("there it is kept, as AscendQuant and AscendAntiQuant", lines)) == anti_quants
+    kept = "leads to something that is not quantized: there it is kept, as AscendQuant and AscendAntiQuant"
+    assert len(re.findall(kept, lines)) == anti_quants
     assert "WARNING" not in lines
 
 
@@ -413,13 +414,15 @@ def test_what_the_outputs_do_not_need(tmp_path, capsys):
         tf.nn.relu(conv(y, "conv"), name="out")
         other = fake_quant(y, "other_fq", num_bits=4)
         tf.add(conv(other, "other_conv", 4), y, name="other_out")
+        matmul(flat(y, "other_flat"), "other_fc")  # has weights of a fake-quant op, which is not folded
 
     converted = Converted(build, tmp_path)
     converted.assert_same()
     assert converted.count("AscendAntiQuant") == 0
     lines = capsys.readouterr().err
     assert "fake-quant op" not in lines
-    assert "Conv2D other_conv: left float" in lines
+    for layer in ("Conv2D other_conv", "MatMul other_fc"):
+        assert re.search(f"INFO .*{layer}: left float because the outputs do not need it", lines)
 
 
 # -- Layers that stay float ----------------------------------------------------------------------------------
@@ -495,7 +498,8 @@ def test_left_float(case, tmp_path, capsys):
     converted = Converted(build, tmp_path)
     converted.assert_same()
     lines = capsys.readouterr().err
-    assert f"other: left float because {reason}" in lines
+    level = "INFO" if reason.startswith("no fake-quant op") else "WARNING"
+    assert re.search(rf"{level} .*other: left float because {re.escape(reason)}", lines)
     assert "Conv2D conv: quantized" in lines
     assert len(converted.fake_quants) == staying
     assert lines.count("stays in the model as it is") == staying
@@ -540,6 +544,24 @@ def test_weights_that_are_quantized_anew(case, tmp_path, capsys):
     lines = capsys.readouterr().err
     assert re.search(f"WARNING .*the weights of layer layer are quantized anew: {reason}", lines)
     assert "layer: quantized" in lines
+
+
+@pytest.mark.parametrize("size", [2.0, 3.0], ids=["zero_point_127", "zero_point_128"])
+def test_symmetric_weights_without_narrow_range(size, tmp_path, capsys):
+    """In float32, the middle of -2 to 2 is 127.49999: zero becomes the integer 127, and offset -1."""
+
+    def make(name, shape):
+        return fake_quant(weights(name, shape, size / 5), f"{name}_wfq", -size, size)
+
+    record = tmp_path / "record.txt"
+    converted = Converted(
+        lambda: tf.nn.relu(conv(fake_quant(image(), "fq"), "conv", make=make), name="out"),
+        tmp_path,
+        record_file=str(record),
+    )
+    converted.assert_same()
+    assert "WARNING" not in capsys.readouterr().err
+    assert read_record(record)["conv"].scale_w == (float(np.float32(2 * size) / np.float32(255)),)
 
 
 @pytest.mark.parametrize("op_type", ["QuantizeAndDequantizeV2", "QuantizeAndDequantizeV4"])

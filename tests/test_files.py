@@ -34,6 +34,13 @@ def test_all_files_or_none(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["first", "folder"]
 
 
+def test_a_file_in_place_of_a_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in ("file/name", "file/folder/name"):
+        with pytest.raises(AmctRuntimeError, match=rf"cannot be written \({tmp_path}/file is a file, not a folder\)"):
+            write_file(str(tmp_path / path), b"content", kind="test file")
+
+
 @pytest.mark.parametrize("path", ["missing", "."])
 def test_what_cannot_be_read(tmp_path, path):
     with pytest.raises(AmctRuntimeError, match=r"test file .* cannot be read .*; do something"):

@@ -60,9 +60,8 @@ def test_every_part(create):
           layer_name: "head/fc"
           calibration_config { ifmr_quantize { search_range_start: 0.6 search_step: 0.05 } }
         }
-        tensor_quantize { layer_name: "block/relu" input_index: 0 hfmg_quantize { asymmetric: true } }
     """)
-    assert list(document)[-3:] == ["tensor_quantize", "block/conv", "head/fc"]
+    assert list(document)[-2:] == ["block/conv", "head/fc"]
     assert document == {
         "version": 1,
         "batch_num": 4,
@@ -71,18 +70,6 @@ def test_every_part(create):
         "shift_n": True,
         "do_fusion": False,
         "skip_fusion_layers": ["block/conv"],
-        "tensor_quantize": [
-            {
-                "layer_name": "block/relu",
-                "input_index": 0,
-                "activation_quant_params": {
-                    "num_bits": 8,
-                    "act_algo": "hfmg",
-                    "num_of_bins": 4096,
-                    "asymmetric": True,
-                },
-            }
-        ],
         "block/conv": {
             "quant_enable": True,
             "dmq_balancer_param": 0.5,

@@ -8,7 +8,6 @@ from amct_tensorflow.config.quant_config import (
     LayerConfig,
     LayerTraits,
     QuantConfig,
-    TensorConfig,
     WeightParams,
 )
 from amct_tensorflow.config.reader import read_config
@@ -22,7 +21,6 @@ __all__ = [
     "LayerConfig",
     "LayerTraits",
     "QuantConfig",
-    "TensorConfig",
     "WeightParams",
     "default_config",
     "read_config",

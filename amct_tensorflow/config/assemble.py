@@ -16,7 +16,6 @@ from amct_tensorflow.config.quant_config import (
     LayerConfig,
     LayerTraits,
     QuantConfig,
-    TensorConfig,
     WeightParams,
 )
 from amct_tensorflow.config.schema import Section, check_not_repeated, check_object
@@ -53,22 +52,25 @@ class LayerEntry:
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """The two legal objects of an item of tensor_quantize."""
+    """The legal object of an item of tensor_quantize."""
 
     tensor: Section
-    activation: Section
 
     def check_supported(self) -> None:
-        """Raises AmctValueError for a legal value that this version cannot carry out."""
-        self.activation.check_supported()
-
-    def tensor_config(self) -> TensorConfig:
-        """Returns the item as plain data."""
-        return TensorConfig(self.tensor["layer_name"], self.tensor["input_index"], _activation_params(self.activation))
+        """Raises AmctValueError, since this version cannot carry out any."""
+        raise AmctValueError(
+            f"the quantization of input {self.tensor['input_index']} of layer {self.tensor['layer_name']} alone, "
+            f"{self.tensor.where}, is not supported yet; remove the item, and the input stays float"
+        )
 
 
 def check_layer_entry(
-    given: Mapping[str, Any], traits: LayerTraits, *, activation_offset: bool, where: str
+    given: Mapping[str, Any],
+    traits: LayerTraits,
+    *,
+    activation_offset: bool,
+    where: str,
+    weights_where: str | None = None,
 ) -> LayerEntry:
     """Validates the entry of a layer and completes it with defaults; an empty one gives all defaults.
 
@@ -77,6 +79,7 @@ def check_layer_entry(
         traits: what the layer is.
         activation_offset: the global setting, which the layer follows if it does not say otherwise.
         where: where the entry stands, for the messages.
+        weights_where: where its weight_quant_params stand, if not in the entry.
 
     Raises:
         AmctTypeError: a value has the wrong type.
@@ -87,7 +90,7 @@ def check_layer_entry(
     weights = check_object(
         fields.WEIGHT,
         layer["weight_quant_params"],
-        where=f"weight_quant_params of {where}",
+        where=weights_where or f"weight_quant_params of {where}",
         defaults={"channel_wise": traits.channel_wise},
     )
     if weights["channel_wise"] and not traits.channel_wise_capable:
@@ -100,7 +103,7 @@ def check_layer_entry(
 def check_tensor_entries(
     items: Iterable[Mapping[str, Any]], names: LayerNames, *, activation_offset: bool, source: str
 ) -> list[TensorEntry]:
-    """Validates the items of tensor_quantize and completes them with defaults.
+    """Validates the items of tensor_quantize.
 
     Args:
         items: the items.
@@ -117,19 +120,17 @@ def check_tensor_entries(
     for index, item in enumerate(items):
         tensor = check_object(fields.TENSOR, item, where=f"tensor_quantize[{index}] of {source}")
         names.check_exists(tensor["layer_name"], tensor.where)
-        entries.append(TensorEntry(tensor, _check_activation(tensor, activation_offset)))
+        _check_activation(tensor, activation_offset)
+        entries.append(TensorEntry(tensor))
     tensors = [f"{entry.tensor['layer_name']}:{entry.tensor['input_index']}" for entry in entries]
     check_not_repeated(tensors, f"tensor_quantize of {source}")
     return entries
 
 
-def quant_config(
-    settings: Section, layers: dict[str, LayerConfig], tensors: Iterable[TensorConfig] = ()
-) -> QuantConfig:
-    """Returns the validated global settings, the layers and the single tensors as plain data."""
-    own = {"layers", "tensor_quantize"}
-    names = [field.name for field in dataclasses.fields(QuantConfig) if field.name not in own]
-    return QuantConfig(**{name: settings[name] for name in names}, layers=layers, tensor_quantize=tuple(tensors))
+def quant_config(settings: Section, layers: dict[str, LayerConfig]) -> QuantConfig:
+    """Returns the validated global settings and the layers as plain data."""
+    names = [field.name for field in dataclasses.fields(QuantConfig) if field.name != "layers"]
+    return QuantConfig(**{name: settings[name] for name in names}, layers=layers)
 
 
 def _check_activation(parent: Section, activation_offset: bool) -> Section:

@@ -89,7 +89,7 @@ GLOBAL = Schema(
             works="DEFAULT",
         ),
         Field("skip_fusion_layers", STRINGS, default=()),
-        Field("tensor_quantize", OBJECTS, default=(), works=()),
+        Field("tensor_quantize", OBJECTS, default=()),  # its items are refused one by one
     )
 )
 

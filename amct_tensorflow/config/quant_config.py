@@ -77,15 +77,6 @@ class LayerConfig:
 
 
 @dataclass(frozen=True)
-class TensorConfig:
-    """How one input of an operation is quantized that need not be a layer; one item of ``tensor_quantize``."""
-
-    layer_name: str
-    input_index: int
-    activation: ActivationParams
-
-
-@dataclass(frozen=True)
 class QuantConfig:
     """A whole config.json; `layers` are in graph order, and a layer that is not there is not quantized."""
 
@@ -97,4 +88,3 @@ class QuantConfig:
     do_fusion: bool
     skip_fusion_layers: tuple[str, ...]
     layers: dict[str, LayerConfig]
-    tensor_quantize: tuple[TensorConfig, ...] = ()

@@ -68,11 +68,7 @@ def read_config(
             f"({source}: set quant_enable of at least one layer to true)"
         )
     in_graph_order = [name for name in layers if name in entries]
-    return quant_config(
-        settings,
-        {name: entries[name].layer_config(layers[name]) for name in in_graph_order},
-        [tensor.tensor_config() for tensor in tensors],
-    )
+    return quant_config(settings, {name: entries[name].layer_config(layers[name]) for name in in_graph_order})
 
 
 def _load(path: str | os.PathLike[str], source: str) -> JsonObject:

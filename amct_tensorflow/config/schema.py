@@ -79,12 +79,17 @@ class Section:
     def __getitem__(self, key: str) -> Any:
         return self.values[key]
 
-    def check_supported(self) -> None:
-        """Raises AmctValueError for a legal value that this version cannot carry out."""
+    def check_supported(self, remedies: Mapping[str, str] | None = None) -> None:
+        """Raises AmctValueError for a legal value that this version cannot carry out.
+
+        Args:
+            remedies: what to do about a field, by name, where the user did not write it in JSON.
+        """
         for field in self.schema.fields:
             value = self.values.get(field.name)
             if field.works is not _ANYTHING and value != field.works:
-                remedy = "remove it" if field.works is None else f"set it to {json.dumps(field.works)}"
+                usual = "remove it" if field.works is None else f"set it to {json.dumps(field.works)}"
+                remedy = (remedies or {}).get(field.name, usual)
                 raise AmctValueError(
                     f"{field.name} {reprlib.repr(value)} in {self.where} is not supported yet; {remedy}"
                 )

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from amct_tensorflow.config import fields
-from amct_tensorflow.config.assemble import check_layer_entry, check_tensor_entries, quant_config
+from amct_tensorflow.config.assemble import TensorEntry, check_layer_entry, check_tensor_entries, quant_config
 from amct_tensorflow.config.layer_names import LayerNames
-from amct_tensorflow.config.quant_config import LayerTraits, QuantConfig, TensorConfig
-from amct_tensorflow.config.schema import check_not_repeated, check_object
+from amct_tensorflow.config.quant_config import LayerTraits, QuantConfig
+from amct_tensorflow.config.schema import Section, check_not_repeated, check_object
 from amct_tensorflow.config.selection import layers_to_quantize
 from amct_tensorflow.config.simplified_parts import global_settings, layer_entry, tensor_item
 from amct_tensorflow.config.simplified_text import read_simplified
@@ -55,7 +55,9 @@ def simplified_config(
     _check_types(config.skip_layer_types, op_types, f"skip_layer_types of {source}")
     priorities = _Priorities.of(config, names, op_types, source)
     tensors = _tensors(config, names, settings["activation_offset"], source)
-    settings.check_supported()
+    parts: list[Section | TensorEntry] = [settings, *tensors]
+    for part in parts:
+        part.check_supported()
     chosen = layers_to_quantize(
         names, skip_layers=config.skip_layers, skip_layer_types=config.skip_layer_types, where=source
     )
@@ -66,19 +68,19 @@ def simplified_config(
             layers[name],
             activation_offset=settings["activation_offset"],
             where=f"layer {name} of {source}",
+            weights_where=priorities.weights_where(name, layers[name], source),
         )
         for name in chosen
     }
-    return quant_config(settings, {name: entry.layer_config(layers[name]) for name, entry in entries.items()}, tensors)
+    return quant_config(settings, {name: entry.layer_config(layers[name]) for name, entry in entries.items()})
 
 
-def _tensors(config: Any, names: LayerNames, activation_offset: bool, source: str) -> list[TensorConfig]:
+def _tensors(config: Any, names: LayerNames, activation_offset: bool, source: str) -> list[TensorEntry]:
     """Returns what the file says of single tensors."""
     items = [
         tensor_item(item, f"tensor_quantize[{index}] of {source}") for index, item in enumerate(config.tensor_quantize)
     ]
-    entries = check_tensor_entries(items, names, activation_offset=activation_offset, source=source)
-    return [entry.tensor_config() for entry in entries]
+    return check_tensor_entries(items, names, activation_offset=activation_offset, source=source)
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,17 @@ class _Priorities:
         if traits.channel_wise_capable and not traits.channel_wise:
             of_type = _without_channel_wise(of_type)
         return {**common, **of_type, **self.by_layer.get(name, {})}
+
+    def weights_where(self, name: str, traits: LayerTraits, source: str) -> str | None:
+        """Returns which override says how the weights of a layer are quantized, None if none does."""
+        overrides = (
+            (self.by_layer, name, "override_layer_configs"),
+            (self.by_type, traits.op_type, "override_layer_types"),
+        )
+        for entries, key, field in overrides:
+            if "weight_quant_params" in entries.get(key, {}):
+                return f"arq_quantize of {key} in {field} of {source}"
+        return None
 
 
 def _without_channel_wise(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ place with rules and defaults.
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableSequence
+from collections.abc import Callable, Mapping, MutableSequence
 from typing import Any
 
 import numpy as np
@@ -72,11 +72,16 @@ def _ifmr(part: Any, where: str) -> dict[str, Any]:
     if start is not None or end is not None:
         default_start, default_end = fields.DEFAULT_SEARCH_RANGE
         given["search_range"] = [default_start if start is None else start, default_end if end is None else end]
-    return {"activation_quant_params": _checked(fields.ACTIVATION, {"act_algo": "ifmr", **given}, where)}
+    return _activation("ifmr", given, where)
 
 
 def _hfmg(part: Any, where: str) -> dict[str, Any]:
-    return {"activation_quant_params": _checked(fields.ACTIVATION, {"act_algo": "hfmg", **_given(part)}, where)}
+    return _activation("hfmg", _given(part), where)
+
+
+def _activation(algorithm: str, given: dict[str, Any], where: str) -> dict[str, Any]:
+    entry = {"act_algo": algorithm, **given}
+    return {"activation_quant_params": _checked(fields.ACTIVATION, entry, where, {"num_bits": "set dst_type to INT8"})}
 
 
 def _arq(part: Any, where: str) -> dict[str, Any]:
@@ -95,8 +100,10 @@ _PARTS: dict[str, Callable[[Any, str], dict[str, Any]]] = {
 }
 
 
-def _checked(schema: Schema, given: dict[str, Any], where: str) -> dict[str, Any]:
-    check_object(schema, given, where=where).check_supported()
+def _checked(
+    schema: Schema, given: dict[str, Any], where: str, remedies: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    check_object(schema, given, where=where).check_supported(remedies)
     return given
 
 

@@ -48,15 +48,16 @@ def read_simplified(path: str | os.PathLike[str], source: str) -> Any:
 def _check_deprecated(config: Any, source: str) -> None:
     """Warns of the fields that `common_config` and `override_layer_types` took the place of, or refuses them.
 
-    As the vendor's tool does, beside one of those two they are ignored. On their own they would have an effect.
+    As the vendor's tool does, beside the former or any override they are ignored. On their own they would have an
+    effect.
     """
     given = [name for name in ("conv_calibration_config", "fc_calibration_config") if config.HasField(name)]
     if not given:
         return
     names = " and ".join(given)
-    if not config.HasField("common_config") and not config.override_layer_types:
+    if not (config.HasField("common_config") or config.override_layer_types or config.override_layer_configs):
         raise AmctValueError(f"{source} has the deprecated {names}; use common_config and override_layer_types instead")
-    _warn(f"{source} has the deprecated {names}, ignored because common_config or override_layer_types exists")
+    _warn(f"{source} has the deprecated {names}, ignored because common_config or an override exists")
 
 
 def _warn(message: str) -> None:

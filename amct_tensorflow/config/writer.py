@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from amct_tensorflow.config import fields
-from amct_tensorflow.config.quant_config import ActivationParams, LayerConfig, QuantConfig, TensorConfig
+from amct_tensorflow.config.quant_config import ActivationParams, LayerConfig, QuantConfig
 from amct_tensorflow.config.schema import Schema
 from amct_tensorflow.files import write_file
 
@@ -16,8 +16,7 @@ def write_config(path: str | os.PathLike[str], config: QuantConfig) -> None:
     """Writes config.json atomically: UTF-8, indented by 4, no space after a colon, layers in graph order.
 
     `asymmetric` is written only where it differs from `activation_offset`, `dmq_balancer_param` only where the
-    balancer is on, `tensor_quantize` only if there is one. Source: vendor documentation
-    of config.json.
+    balancer is on, `tensor_quantize` never, since there is none. Source: vendor documentation of config.json.
 
     Args:
         path: the file; parent directories are created, an existing file is replaced.
@@ -27,9 +26,6 @@ def write_config(path: str | os.PathLike[str], config: QuantConfig) -> None:
         AmctRuntimeError: the path cannot be written.
     """
     document = _known_fields(fields.GLOBAL, config)
-    del document["tensor_quantize"]
-    if config.tensor_quantize:
-        document["tensor_quantize"] = [_tensor(tensor, config.activation_offset) for tensor in config.tensor_quantize]
     for name, layer in config.layers.items():
         document[name] = _layer(layer, config.activation_offset)
     text = json.dumps(document, indent=4, separators=(",", ":"), ensure_ascii=False)
@@ -45,15 +41,6 @@ def _layer(layer: LayerConfig, activation_offset: bool) -> dict[str, Any]:
     if layer.weights is not None:
         entry["weight_quant_params"] = _known_fields(fields.WEIGHT, layer.weights)
     return entry
-
-
-def _tensor(tensor: TensorConfig, activation_offset: bool) -> dict[str, Any]:
-    """Returns an item of tensor_quantize."""
-    return {
-        "layer_name": tensor.layer_name,
-        "input_index": tensor.input_index,
-        "activation_quant_params": _activation(tensor.activation, activation_offset),
-    }
 
 
 def _activation(params: ActivationParams, activation_offset: bool) -> dict[str, Any]:

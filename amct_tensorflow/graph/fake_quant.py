@@ -43,17 +43,25 @@ class FakeQuant:
 
     @property
     def is_symmetric(self) -> bool:
-        """Whether zero is the integer 0 wherever not only zeros come out."""
-        return not self.offset[self.scale >= _FLOAT_EPSILON].any()
+        """Whether zero is the integer 0, or next to it, wherever not only zeros come out.
+
+        Next to it is where TensorFlow's rounding of a range like -2 to 2 puts it, whose middle is no integer.
+        """
+        return bool(self._is_in_the_middle[self.scale >= _FLOAT_EPSILON].all())
+
+    @property
+    def _is_in_the_middle(self) -> npt.NDArray[np.bool_]:
+        return np.abs(self.offset) <= 1
 
     def symmetric_scale(self) -> FloatArray:
-        """Returns the least scales with which offsets of 0 reach as far: `scale` itself where the offset is 0.
+        """Returns scales that need no offsets: `scale` where zero is 0 or next to it, else the least to reach as far.
 
-        Where only zeros come out it is 1: any will do.
+        With zero next to 0, only the value at the wider end, of 128 or -129 steps, becomes its neighbour, which costs
+        less than coarser steps for all. Where only zeros come out the scale is 1: any will do.
         """
         low, high = (_INT8_MIN - self.offset) * self.scale, (_INT8_MAX - self.offset) * self.scale
         wider = np.maximum(low / _INT8_MIN, high / _INT8_MAX)
-        scale = np.where(self.offset == 0, self.scale, wider).astype(np.float32)
+        scale = np.where(self._is_in_the_middle, self.scale, wider).astype(np.float32)
         return np.where(scale < _FLOAT_EPSILON, np.float32(1.0), scale)
 
     def along_axis(self, values: FloatArray) -> FloatArray:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
-from amct_tensorflow.errors import AmctRuntimeError, AmctValueError, did_you_mean
+from amct_tensorflow.errors import AmctRuntimeError, AmctValueError
 
 GraphDef: TypeAlias = tf.compat.v1.GraphDef
 NodeDef: TypeAlias = tf.compat.v1.NodeDef
@@ -24,6 +24,8 @@ def read_graph_def(path: str) -> GraphDef:
     Raises:
         AmctValueError: there is no such file, it is not a GraphDef, or it has no nodes.
     """
+    if not path:
+        raise AmctValueError("the path of the model is empty: pass that of a frozen .pb file")
     if os.path.isdir(path):
         raise AmctValueError(f"{path} is a folder: pass the path of a frozen .pb file")
     if not os.path.isfile(path):
@@ -57,24 +59,6 @@ def import_graph(graph_def: GraphDef, path: str) -> tf.Graph:
     return graph
 
 
-def find_outputs(graph: tf.Graph, outputs: Iterable[str], where: str) -> list[tf.Operation]:
-    """Returns the ops called `outputs`; a trailing ``:0`` is allowed.
-
-    Raises:
-        AmctValueError: a name is not in the graph; suggests the closest.
-    """
-    names = {op.name: op for op in graph.get_operations()}
-    found = []
-    for output in outputs:
-        name = output.partition(":")[0]
-        if name not in names:
-            raise AmctValueError(
-                f"output '{output}' does not exist in {where}{did_you_mean(name, names) or ': pass op names of it'}"
-            )
-        found.append(names[name])
-    return found
-
-
 def extract(
     graph: tf.Graph, outputs: Iterable[str], moved: Mapping[str, tf.Tensor], clones: Mapping[str, str]
 ) -> GraphDef:
@@ -82,17 +66,22 @@ def extract(
 
     Args:
         graph: the rewritten graph.
-        outputs: names of ops of the original model.
+        outputs: names of ops of the original model, ``op``, or of their outputs, ``op:0``.
         moved: for outputs whose op was replaced, the tensor that now is the output: it gets an Identity node
             of the output's name.
         clones: original op name -> name of the op that replaced it; it takes the original's name if that is
             no longer in use.
+
+    Raises:
+        AmctValueError: an output is not the first one of an op that was replaced.
     """
+    outputs = list(outputs)
+    _check_first_where_moved(outputs, moved)
     whole = graph.as_graph_def()
     moved_to = {name: tensor.op.name for name, tensor in moved.items()}
     nodes = {node.name: node for node in whole.node}
     _drop_waits_for_constants(nodes)
-    outputs = list(dict.fromkeys(outputs))
+    outputs = list(dict.fromkeys(map(_node_of, outputs)))
     needed = _reachable(nodes, outputs, moved_to)
     renamed = {
         clone: original
@@ -110,6 +99,16 @@ def extract(
             source.input.append(renamed.get(moved_to[name], moved_to[name]))
             source.attr["T"].type = moved[name].dtype.as_datatype_enum
     return result
+
+
+def _check_first_where_moved(outputs: Iterable[str], moved: Mapping[str, tf.Tensor]) -> None:
+    for output in outputs:
+        name, _, index = output.partition(":")
+        if name in moved and int(index or 0) > 0:
+            raise AmctValueError(
+                f"output '{output}' cannot be saved: op '{name}' becomes part of a quantized layer, of whose outputs "
+                "only the first is left; take this one out of outputs"
+            )
 
 
 def _node_of(edge: str) -> str:

@@ -67,7 +67,7 @@ def _combine(operation: Callable[[Any, Any], Any], left: Value | float, right: V
 
 
 _PASS_THROUGH = ("Identity", "StopGradient", "Snapshot", "PreventGradient")
-_VARIABLES = ("VarHandleOp", "VariableV2", "Variable")
+VARIABLE_TYPES = ("VarHandleOp", "VariableV2", "Variable")
 
 Compute: TypeAlias = Callable[[tf.Operation, list[np.ndarray]], np.ndarray]
 
@@ -141,7 +141,7 @@ def _is_known(tensor: tf.Tensor) -> bool:
 def is_parameter(tensor: tf.Tensor) -> bool:
     """Tells whether a constant or a variable, and nothing else, is behind the tensor."""
     op = tensor.op
-    if op.type in _VARIABLES or op.type == "Const":
+    if op.type in VARIABLE_TYPES or op.type == "Const":
         return True
     if op.type in _FOLDABLE and not _is_known(tensor):
         return False

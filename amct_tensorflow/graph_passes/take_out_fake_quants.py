@@ -6,9 +6,9 @@ op of 8 bits with a constant range:
 1. It leads to the data input of a layer, straight or through ops that only move or select values: its factors are
    scale_d and offset_d, and the layer gets the float tensor.
 2. It leads to the weights of a layer, straight or through ops that only move values: its scale is scale_w, and the
-   weights become the constants that it puts out. A zero point, or scales that the layer cannot have, cannot be
-   deployed: the weights are then quantized once more, with the least scale that reaches as far, and
-   `TakenOut.requantized` tells.
+   weights become the constants that it puts out. A zero point, but for the one that rounding
+   gives a symmetric range, or scales that the layer cannot have, cannot be deployed: the weights are then quantized
+   once more, with the least scale that reaches as far, and `TakenOut.requantized` tells.
 3. It leads to something else, such as a residual Add or an output of the model, besides or instead: it stays for
    that, and `deploy_fake_quants` puts the pair of AscendQuant and AscendAntiQuant in its place, which computes the
    same.
@@ -55,7 +55,8 @@ class TakenOut:
 
     Attributes:
         records: the factors of the layers that were trained to be quantized, by name, in graph order.
-        reasons: why others cannot be quantized, by name.
+        reasons: why others are not quantized, by name.
+        failed: names of those of them that have fake-quant ops, which cannot be deployed.
         remaining: the fake-quant ops that still lead to something, by name.
         unusable: why fake-quant ops have no factors, by name.
         requantized: why the weights of a layer are quantized with other factors than in training, by layer name.
@@ -64,6 +65,7 @@ class TakenOut:
 
     records: dict[str, LayerRecord] = dataclasses.field(default_factory=dict)
     reasons: dict[str, str] = dataclasses.field(default_factory=dict)
+    failed: set[str] = dataclasses.field(default_factory=set)
     remaining: dict[str, FakeQuant] = dataclasses.field(default_factory=dict)
     unusable: dict[str, str] = dataclasses.field(default_factory=dict)
     requantized: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -136,6 +138,7 @@ def _read_layer(op: tf.Operation, row: OpType, found: dict[str, FakeQuant | str]
     for what, reason in (("input", against_data), ("weights", weights)):
         if isinstance(reason, str):
             taken.reasons[op.name] = f"the fake-quant op of its {what} cannot be deployed: {reason}"
+            taken.failed.add(op.name)
             return
     if not isinstance(data, FakeQuant) or (row.has_weights and not isinstance(weights, FakeQuant)):
         taken.reasons[op.name] = f"no fake-quant op leads to its {'weights' if data else 'input'}"

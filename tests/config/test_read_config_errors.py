@@ -274,7 +274,10 @@ def test_a_tensor_twice(read):
             {"fakequant_precision_mode": "FORCE_FP16_QUANT"},
             'fakequant_precision_mode .* in config file .*; set it to "DEFAULT"',
         ),
-        (tensor(), r"tensor_quantize .* in config file .*; set it to \[\]"),
+        (
+            tensor(),
+            r"input 0 of layer net/relu alone, tensor_quantize\[0\] of config file .*,; remove the item, and the input",
+        ),
         (activation(num_bits=16), "num_bits 16 in activation_quant_params of layer net/conv .*; set it to 8"),
         (activation(act_algo="hfmg", num_bits=4), "num_bits 4 in activation_quant_params of layer net/conv .*; set it"),
         (weight(num_bits=4), "num_bits 4 in weight_quant_params of layer net/conv .*; set it to 8"),

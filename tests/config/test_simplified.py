@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from amct_tensorflow.config import HfmgParams, LayerConfig, QuantConfig, TensorConfig, default_config, write_config
+from amct_tensorflow.config import HfmgParams, LayerConfig, QuantConfig, default_config, write_config
 
 # Quoted by the vendor's samples, with a colon before braces and blanks around it.
 YOLOV3 = """
@@ -41,10 +41,6 @@ def override_type(op_type: str, text: str) -> str:
 
 def override_layer(name: str, text: str) -> str:
     return f'override_layer_configs {{ layer_name: "{name}" calibration_config {{ {text} }} }}'
-
-
-def tensor(text: str, name: str = "net/relu", index: int = 0) -> str:
-    return f'tensor_quantize {{ layer_name: "{name}" input_index: {index} {text} }}'
 
 
 def params(config: QuantConfig, attribute: str) -> dict:
@@ -272,24 +268,6 @@ def test_channel_wise(simplified, text, expected):
     assert tuple(channel_wise(simplified(text)).values()) == expected
 
 
-# tensor_quantize
-
-
-def test_tensors(simplified, default):
-    ifmr = default.layers["net/conv"].activation
-    config = simplified(
-        "activation_offset: false "
-        + tensor("ifmr_quantize { search_step: 0.02 }")
-        + tensor("hfmg_quantize { num_of_bins: 2048 asymmetric: true }", index=1)
-        + tensor("", name="net/conv")
-    )
-    assert config.tensor_quantize == (
-        TensorConfig("net/relu", 0, replace(ifmr, search_step=0.02, asymmetric=False)),
-        TensorConfig("net/relu", 1, HfmgParams(8, "hfmg", 2048, asymmetric=True)),
-        TensorConfig("net/conv", 0, replace(ifmr, asymmetric=False)),
-    )
-
-
 # Everything at once
 
 FLAGS = st.sampled_from(["true", "false"])
@@ -376,15 +354,20 @@ def test_numbers_are_those_that_were_written(simplified, step):
         (
             "common_config { } conv_calibration_config { hfmg_quantize { } } fc_calibration_config { }",
             "config_defination {path} has the deprecated conv_calibration_config and fc_calibration_config, ignored "
-            "because common_config or override_layer_types exists",
+            "because common_config or an override exists",
         ),
         (
             "fc_calibration_config { }" + override_type("AvgPool", ""),
-            "config_defination {path} has the deprecated fc_calibration_config, ignored because common_config or "
-            "override_layer_types exists",
+            "config_defination {path} has the deprecated fc_calibration_config, ignored because common_config or an "
+            "override exists",
+        ),
+        (
+            "conv_calibration_config { hfmg_quantize { } }" + override_layer("net/pool", ""),
+            "config_defination {path} has the deprecated conv_calibration_config, ignored because common_config or an "
+            "override exists",
         ),
     ],
-    ids=["approximation", "beside_common", "beside_types"],
+    ids=["approximation", "beside_common", "beside_types", "beside_layers"],
 )
 def test_ignored_with_a_warning(simplified, default, logged, tmp_path, text, message):
     assert simplified(text) == default

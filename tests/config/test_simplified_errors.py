@@ -117,14 +117,14 @@ def test_incomplete(simplified, path, text, missing):
             (
                 ifmr(f"dst_type: INT{bits}"),
                 f"num_bits {bits} in ifmr_quantize {{dst_type: INT{bits}}} of common_config of FILE is not supported "
-                "yet; set it to 8",
+                "yet; set dst_type to INT8",
             )
             for bits in (4, 16)
         ],
         (
             override_layer("net/fc", "hfmg_quantize { dst_type: INT16 }"),
             "num_bits 16 in hfmg_quantize {dst_type: INT16} of net/fc in override_layer_configs of FILE is not "
-            "supported yet; set it to 8",
+            "supported yet; set dst_type to INT8",
         ),
         (
             override_type("MatMul", "arq_quantize { quant_bits: 4 }"),
@@ -134,7 +134,12 @@ def test_incomplete(simplified, path, text, missing):
         (
             tensor("ifmr_quantize { dst_type: INT16 }"),
             "num_bits 16 in ifmr_quantize {dst_type: INT16} of tensor_quantize[0] of FILE is not supported yet; "
-            "set it to 8",
+            "set dst_type to INT8",
+        ),
+        (
+            tensor("hfmg_quantize { }", index=7),
+            "the quantization of input 7 of layer net/relu alone, tensor_quantize[0] of FILE, is not supported yet; "
+            "remove the item, and the input stays float",
         ),
     ],
     ids=lambda value: value.strip()[:60],
@@ -203,13 +208,19 @@ def test_not_supported_yet(simplified, path, text, message):
         *[
             (
                 text,
-                f"The channel_wise must be False for layer type {op_type} in weight_quant_params of layer {name} of "
-                "FILE; set it to false",
+                f"The channel_wise must be False for layer type {op_type} in arq_quantize of {where} of FILE; "
+                "set it to false",
             )
             for op_type, name in (("MatMul", "net/fc"), ("AvgPool", "net/pool"))
-            for text in (
-                override_layer(name, "arq_quantize { channel_wise: true }"),
-                override_type(op_type, "arq_quantize { channel_wise: true }"),
+            for text, where in (
+                (
+                    override_layer(name, "arq_quantize { channel_wise: true }"),
+                    f"{name} in override_layer_configs",
+                ),
+                (
+                    override_type(op_type, "arq_quantize { channel_wise: true }"),
+                    f"{op_type} in override_layer_types",
+                ),
             )
         ],
     ],
@@ -319,9 +330,8 @@ def test_no_layer_in_the_graph(path):
         ("conv_calibration_config { }", "conv_calibration_config"),
         ("fc_calibration_config { }", "fc_calibration_config"),
         ("conv_calibration_config { } fc_calibration_config { }", "conv_calibration_config and fc_calibration_config"),
-        ("fc_calibration_config { }" + override_layer("net/fc", "hfmg_quantize { }"), "fc_calibration_config"),
     ],
-    ids=["conv", "fc", "both", "beside_a_layer"],
+    ids=["conv", "fc", "both"],
 )
 def test_deprecated_fields_that_would_have_an_effect(simplified, path, text, names):
     check(

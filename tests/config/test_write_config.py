@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from amct_tensorflow.config import HfmgParams, LayerTraits, TensorConfig, default_config, read_config, write_config
+from amct_tensorflow.config import HfmgParams, LayerTraits, default_config, read_config, write_config
 from amct_tensorflow.errors import AmctRuntimeError
 
 CONV = LayerTraits("Conv2D", has_weights=True, channel_wise=True, channel_wise_capable=True, fusable=True)
@@ -86,21 +86,8 @@ def test_asymmetric_is_written_where_it_differs(tmp_path):
     assert (tmp_path / "config.json").read_text().count('"asymmetric":true') == 1
 
 
-# The item of tensor_quantize is that of the vendor's documentation, and stands where its tool puts it.
-GOLDEN_TENSOR = """\
+GOLDEN_DMQ = """\
     "skip_fusion_layers":[],
-    "tensor_quantize":[
-        {
-            "layer_name":"net/pool",
-            "input_index":0,
-            "activation_quant_params":{
-                "num_bits":8,
-                "act_algo":"hfmg",
-                "num_of_bins":4096,
-                "asymmetric":false
-            }
-        }
-    ],
     "net/conv":{
         "quant_enable":true,
         "dmq_balancer_param":0.5,
@@ -113,19 +100,17 @@ GOLDEN_TENSOR = """\
 """
 
 
-def test_hfmg_dmq_and_single_tensors(tmp_path):
+def test_hfmg_and_dmq(tmp_path):
     config = default_config(LAYERS, **GRAPH)
     conv = replace(
         config.layers["net/conv"],
         activation=HfmgParams(8, "hfmg", 1024, asymmetric=True),
         dmq_balancer_param=0.5,
     )
-    tensor = TensorConfig("net/pool", 0, HfmgParams(8, "hfmg", 4096, asymmetric=False))
     config = replace(config, layers={**config.layers, "net/conv": conv})
     path = tmp_path / "config.json"
-    write_config(path, replace(config, tensor_quantize=(tensor,)))
-    assert GOLDEN_TENSOR in path.read_text()
     write_config(path, config)
+    assert GOLDEN_DMQ in path.read_text()
     assert read_config(path, LAYERS, **GRAPH) == config
 
 

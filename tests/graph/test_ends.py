@@ -6,6 +6,7 @@ from small_graphs import conv_net
 
 from amct_tensorflow.errors import AmctValueError
 from amct_tensorflow.graph.ends import (
+    find_outputs,
     find_placeholder,
     natural_outputs,
     needed_inputs,
@@ -55,12 +56,56 @@ def test_several_natural_outputs():
         only_natural_output(tf.Graph(), "m.pb")
 
 
-def test_resolve_outputs():
-    graph = conv_net()
-    assert [tensor.name for tensor in resolve_outputs(graph, ["out", "block/relu:0"], "m")] == ["out:0", "block/relu:0"]
-    for name in ("out:1", "out:x"):
-        with pytest.raises(AmctValueError, match=r"op 'out' has 1 output\(s\)"):
-            resolve_outputs(graph, [name], "m")
+@pytest.fixture
+def split_net() -> tf.Graph:
+    with conv_net().as_default() as graph:
+        tf.split(graph.get_tensor_by_name("block/relu:0"), 2, axis=3, name="split")
+        tf.group(graph.get_tensor_by_name("out:0"), name="train")
+    return graph
+
+
+def test_find_outputs(split_net):
+    names = ["out", "block/relu:0", "split", "split:1", "train"]
+    assert [op.name for op in find_outputs(split_net, names, "m")] == ["out", "block/relu", "split", "split", "train"]
+
+
+def test_resolve_outputs(split_net):
+    names = ["out", "block/relu:0", "split", "split:1"]
+    found = ["out:0", "block/relu:0", "split:0", "split:1"]
+    assert [tensor.name for tensor in resolve_outputs(split_net, names, "m")] == found
+    with pytest.raises(AmctValueError, match=r"output 'train' does not exist in m: op 'train' has 0 output\(s\)"):
+        resolve_outputs(split_net, ["train"], "m")
+
+
+@pytest.mark.parametrize("find", [find_outputs, resolve_outputs])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("block/rleu", "output 'block/rleu' does not exist in m; did you mean 'block/relu'?"),
+        ("relu", "output 'relu' does not exist in m; did you mean 'block/relu'?"),
+        ("relu:0", "output 'relu:0' does not exist in m; did you mean 'block/relu'?"),
+        ("other/block/relu", "output 'other/block/relu' does not exist in m; did you mean 'block/relu'?"),
+        ("zzzzzzzz", "output 'zzzzzzzz' does not exist in m: pass op names of it"),
+        ("", "output '' does not exist in m: pass op names of it"),
+        *[
+            (
+                name,
+                f"output '{name}' does not exist in m: op '{op}' has {count} output(s), numbered from 0",
+            )
+            for name, op, count in (
+                ("out:1", "out", 1),
+                ("out:x", "out", 1),
+                ("out:-1", "out", 1),
+                ("split:2", "split", 2),
+                ("train:0", "train", 0),
+            )
+        ],
+    ],
+)
+def test_an_output_that_does_not_exist(split_net, find, name, message):
+    with pytest.raises(AmctValueError) as raised:
+        find(split_net, ["out", name], "m")
+    assert str(raised.value) == message
 
 
 def test_inputs():

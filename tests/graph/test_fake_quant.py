@@ -208,6 +208,16 @@ def test_symmetric_scales_reach_as_far_and_no_farther(low, high, narrow):
         assert 1 - 2 / 128 * narrow - 1e-5 <= reach <= 1 + 1e-5
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "offset"), [(-2.0, 2.0, -1), (-3.0, 3.0, 0), (-129.0, 126.0, 1), (-126.0, 129.0, -2)]
+)
+def test_zero_next_to_zero_keeps_its_scale(low, high, offset):
+    quant, _ = read_and_run(lambda x: tf.quantization.fake_quant_with_min_max_vars(x, low, high), data())
+    assert quant.offset == [offset]
+    assert quant.is_symmetric == (abs(offset) <= 1)
+    assert (quant.symmetric_scale() == quant.scale) == (abs(offset) <= 1)
+
+
 # -- What is refused --------------------------------------------------------------------------------------------
 
 INF, NAN = float("inf"), float("nan")

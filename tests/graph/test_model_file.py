@@ -7,7 +7,7 @@ import tensorflow as tf
 from amct_tensorflow.errors import AmctRuntimeError, AmctValueError
 from amct_tensorflow.graph import model_file
 from amct_tensorflow.graph.edit import at_root, clone, replace_uses
-from amct_tensorflow.graph.model_file import extract, find_outputs, import_graph, read_graph_def, serialize
+from amct_tensorflow.graph.model_file import extract, import_graph, read_graph_def, serialize
 
 v1 = tf.compat.v1
 
@@ -114,31 +114,6 @@ def test_import_of_a_broken_graph(model, case):
     BROKEN[case](next(node for node in graph_def.node if node.name == "net/scaled"))
     with pytest.raises(AmctValueError, match=r"TensorFlow cannot import models/model\.pb: "):
         import_graph(graph_def, "models/model.pb")
-
-
-# -- Outputs -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["net/out", "net/out:0"])
-def test_find_outputs(model, name):
-    assert [op.name for op in find_outputs(model, [name, "net/spare"], "model.pb")] == ["net/out", "net/spare"]
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("net/uot", "output 'net/uot' does not exist in model.pb; did you mean 'net/out'?"),
-        ("out", "output 'out' does not exist in model.pb; did you mean 'net/out'?"),
-        ("out:0", "output 'out:0' does not exist in model.pb; did you mean 'net/out'?"),
-        ("other/net/spare", "output 'other/net/spare' does not exist in model.pb; did you mean 'net/spare'?"),
-        ("zzzzzzzz", "output 'zzzzzzzz' does not exist in model.pb: pass op names of it"),
-        ("", "output '' does not exist in model.pb: pass op names of it"),
-    ],
-)
-def test_an_output_that_does_not_exist(model, name, message):
-    with pytest.raises(AmctValueError) as raised:
-        find_outputs(model, ["net/out", name], "model.pb")
-    assert str(raised.value) == message
 
 
 # -- Extracting ----------------------------------------------------------------------------------------------

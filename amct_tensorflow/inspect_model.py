@@ -14,12 +14,16 @@ from amct_tensorflow.graph.edit import upstream
 from amct_tensorflow.graph.ends import natural_outputs, needed_inputs, resolve_outputs
 from amct_tensorflow.graph.fake_quant import FAKE_QUANT_TYPES
 from amct_tensorflow.graph.model_file import import_graph, read_graph_def
+from amct_tensorflow.graph.values import VARIABLE_TYPES
 from amct_tensorflow.graph_passes.pipelines import plan_fusions
 from amct_tensorflow.graph_passes.workspace import Layer, Workspace
 from amct_tensorflow.layers import FoundLayer, find_layers, quantizable_types
 from amct_tensorflow.ops import AMCT_OP_TYPES, CALIBRATION_OP_TYPES
 
 Shape: TypeAlias = tuple[int | None, ...]
+
+NOT_NEEDED = "the outputs do not need it"
+FAKE_QUANTIZED = "it has fake-quant nodes: convert the model instead of calibrating it"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +33,7 @@ class InputReport:
     name: str
     shape: Shape | None
     dtype: str
+    has_default: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +72,7 @@ class ModelReport:
 
     Attributes:
         model: the file.
-        kind: ``float``, ``fake-quantized`` (convert it), ``calibration`` or ``quantized``.
+        kind: ``float``, ``fake-quantized`` (convert it), ``not frozen``, ``calibration`` or ``quantized``.
         inputs: the placeholders that the outputs need.
         outputs: tensor names: those given, or all natural ones.
         layers: every op of a quantizable type, in graph order.
@@ -94,27 +99,39 @@ def inspect_model(pb_model: str, outputs: list[str] | None = None) -> ModelRepor
         AmctTypeError, AmctValueError: the model cannot be read, or an output does not exist.
     """
     graph = import_graph(read_graph_def(pb_model), pb_model)
-    if outputs is not None:
-        output_names(outputs, argument="outputs")
-    ends = resolve_outputs(graph, natural_outputs(graph) if outputs is None else outputs, pb_model)
+    names = natural_outputs(graph) if outputs is None else output_names(outputs, argument="outputs")
+    ends = resolve_outputs(graph, names, pb_model)
     inputs = needed_inputs(graph, ends)
     return ModelReport(
         model=pb_model,
-        kind=_kind(graph),
-        inputs=tuple(InputReport(tensor.name, _shape(tensor), tensor.dtype.name) for tensor in inputs),
+        kind=model_kind(graph, ends),
+        inputs=tuple(map(_input_report, inputs)),
         outputs=tuple(tensor.name for tensor in ends),
         layers=(*_layers(graph, ends), *_layers_in_functions(graph)),
         op_count=len(graph.get_operations()),
     )
 
 
-def _kind(graph: tf.Graph) -> str:
+def model_kind(graph: tf.Graph, outputs: Sequence[tf.Tensor]) -> str:
+    """Returns the kind of a model, as `ModelReport` has it."""
     types = {op.type for op in graph.get_operations()}
     if types & set(CALIBRATION_OP_TYPES):
         return "calibration"
     if types & AMCT_OP_TYPES:
         return "quantized"
+    if variables(graph, outputs):
+        return "not frozen"
     return "fake-quantized" if types & set(FAKE_QUANT_TYPES) else "float"
+
+
+def variables(graph: tf.Graph, outputs: Sequence[tf.Tensor]) -> list[str]:
+    """Returns the names of the variables that the outputs need; a frozen model has none."""
+    needed = upstream(tensor.op for tensor in outputs)
+    return [op.name for op in graph.get_operations() if op.type in VARIABLE_TYPES and op.name in needed]
+
+
+def _input_report(tensor: tf.Tensor) -> InputReport:
+    return InputReport(tensor.name, _shape(tensor), tensor.dtype.name, tensor.op.type == "PlaceholderWithDefault")
 
 
 def _shape(tensor: tf.Tensor) -> Shape | None:
@@ -140,6 +157,7 @@ def _layers(graph: tf.Graph, outputs: Sequence[tf.Tensor]) -> list[LayerReport]:
 
 def _layer_report(found: FoundLayer, plan: Layer | None, needed: set[str]) -> LayerReport:
     op, row = found.op, found.row
+    unneeded = None if op.name in needed else NOT_NEEDED
     facts: dict[str, Any] = {
         "name": op.name,
         "op_type": op.type,
@@ -148,11 +166,11 @@ def _layer_report(found: FoundLayer, plan: Layer | None, needed: set[str]) -> La
     }
     if plan is None:
         quantized = _is_quantized(found)
-        return LayerReport(**facts, quantized=quantized, reason=None if quantized else _reason(found))
+        return LayerReport(**facts, quantized=quantized, reason=None if quantized else unneeded or _reason(found))
     return LayerReport(
         **facts,
         quantized=False,
-        reason=None if op.name in needed else "the outputs do not need it",
+        reason=unneeded,
         batch_norm=plan.folded,
         unfused_because=plan.unfused_because,
     )
@@ -164,7 +182,7 @@ def _is_quantized(found: FoundLayer) -> bool:
 
 def _reason(found: FoundLayer) -> str | None:
     if any(tensor.op.type in FAKE_QUANT_TYPES for tensor in found.op.inputs):
-        return "it has fake-quant nodes: convert the model instead of calibrating it"
+        return FAKE_QUANTIZED
     return found.reason
 
 

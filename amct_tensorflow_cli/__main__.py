@@ -2,7 +2,11 @@
 
 import sys
 
-from amct_tensorflow_cli.main import main
-
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        from amct_tensorflow_cli.main import main
+
+        sys.exit(main())
+    except KeyboardInterrupt:  # so early that main could not answer to it
+        print("amct_tensorflow: interrupted", file=sys.stderr)
+        sys.exit(130)

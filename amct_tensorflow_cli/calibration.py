@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import time
 from collections.abc import Iterator
-from typing import Any, Protocol
 
 import tensorflow as tf
 from absl.flags import FlagValues
@@ -14,20 +14,21 @@ import amct_tensorflow as amct
 from amct_tensorflow import progress
 from amct_tensorflow.config import QuantConfig, default_config, write_config
 from amct_tensorflow.create_config import simplified_config_of
-from amct_tensorflow.data import CalibrationData, Preprocessing
+from amct_tensorflow.data import Preprocessing
+from amct_tensorflow.errors import AmctValueError
 from amct_tensorflow.files import warn_if_exists
-from amct_tensorflow.graph.ends import only_natural_output, resolve_outputs
-from amct_tensorflow.graph.model_file import import_graph, read_graph_def
+from amct_tensorflow.graph.edit import upstream
 from amct_tensorflow.inventory import Inventory
 from amct_tensorflow.log import LOGGER
+from amct_tensorflow.progress import counted
 from amct_tensorflow_cli import evaluator as evaluators
 from amct_tensorflow_cli.conf_file import CompressionConf, read_conf
-from amct_tensorflow_cli.model_data import feeds, open_data
-from amct_tensorflow_cli.summary import print_summary, result_path
+from amct_tensorflow_cli.feeders import DataFeeder, EvaluatorFeeder, Feeder
+from amct_tensorflow_cli.model import Model
+from amct_tensorflow_cli.model_data import open_data
+from amct_tensorflow_cli.staging import check_writable, staged
+from amct_tensorflow_cli.summary import Summary, print_summary, result_path
 from amct_tensorflow_cli.values import image_size, input_shapes, numbers, output_list, split_list
-
-# Fewer samples than this say little about the range of values.
-_FEW_SAMPLES = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +70,15 @@ class _Job:
     def record_file(self) -> str:
         return result_path(self.model, self.save_path, "record.txt")
 
+    def load(self) -> Model:
+        """Reads the model."""
+        model = Model.load(self.model, self.outputs)
+        if model.kind == "fake-quantized":
+            raise AmctValueError(
+                f"{self.model} was trained with fake-quant ops, whose ranges give its scales: use the command convert"
+            )
+        return model
+
 
 def run(options: FlagValues) -> None:
     """Runs the command."""
@@ -92,44 +102,53 @@ def screen(verbose: bool, level: str | None = None) -> Iterator[None]:
 
 
 def _run(job: _Job) -> None:
+    files = [job.config_file, job.record_file]
+    for path in files:
+        check_writable(path)
+    started = time.monotonic()
     with contextlib.ExitStack() as stack:
         with progress.status(f"reading {job.model}"):
-            model = _Model.load(job)
+            model = job.load()
             feeder = _feeder(job, model, stack)
         config = _plan(job, model.graph)
         feeder.prepare(config.batch_num)  # too few data are found before anything is written
-        warn_if_exists(job.config_file, "calibration")
-        write_config(job.config_file, config)
-        balanced = sum(layer.dmq_balancer_param is not None for layer in config.layers.values())
-        if balanced:
-            with progress.status("inserting balance ops"):
-                before = _Model.load(job)
-                amct.quantize_preprocess(before.graph, job.config_file, job.record_file, before.op_names)
-            feeder.run(before, f"balancing {balanced} layers")
-        with progress.status("inserting calibration ops"):
-            amct.quantize_model(model.graph, job.config_file, job.record_file, model.op_names)
-        feeder.run(model, f"calibrating {len(config.layers)} layers")
-    with progress.status("saving"):
-        amct.save_model(job.model, model.op_names, job.record_file, job.save_path)
-    print_summary(job.model, job.save_path, [job.config_file, job.record_file], feeder.hints())
+        config_file, record_file = stack.enter_context(staged(files))
+        write_config(config_file, config)
+        _calibrate(job, model, feeder, config, config_file, record_file)
+        with progress.status("saving"):
+            amct.save_model(job.model, model.output_names, record_file, job.save_path)
+        for path in files:
+            warn_if_exists(path, "calibration")
+    seconds = time.monotonic() - started
+    print_summary(
+        Summary(
+            job.model,
+            model.output_names,
+            job.save_path,
+            job.record_file,
+            others=files,
+            unrecorded="the configuration leaves it out",
+            facts=[f"calibrated with {feeder.used()} in {seconds:.1f} s"],
+            hints=feeder.hints(),
+        )
+    )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Model:
-    """A graph and the tensors to fetch from it."""
-
-    graph: tf.Graph
-    outputs: list[tf.Tensor]
-
-    @classmethod
-    def load(cls, job: _Job) -> _Model:
-        graph = import_graph(read_graph_def(job.model), job.model)
-        names = job.outputs or [only_natural_output(graph, job.model)]
-        return cls(graph, resolve_outputs(graph, names, job.model))
-
-    @property
-    def op_names(self) -> list[str]:
-        return list(dict.fromkeys(tensor.op.name for tensor in self.outputs))
+def _calibrate(
+    job: _Job, model: Model, feeder: Feeder, config: QuantConfig, config_file: str, record_file: str
+) -> None:
+    """Fills the record."""
+    balanced = sum(layer.dmq_balancer_param is not None for layer in config.layers.values())
+    if balanced:
+        with progress.status("inserting balance ops"):
+            before = job.load()
+            amct.quantize_preprocess(before.graph, config_file, record_file, before.output_names)
+        feeder.run(before, f"balancing {counted(balanced, 'layer')}")
+    with progress.status("inserting calibration ops"):
+        needed = upstream(tensor.op for tensor in model.outputs)
+        amct.quantize_model(model.graph, config_file, record_file, model.output_names)
+    layers = sum(layer.quant_enable and name in needed for name, layer in config.layers.items())
+    feeder.run(model, f"calibrating {counted(layers, 'layer')}")
 
 
 def _preprocessing(options: FlagValues) -> Preprocessing:
@@ -152,22 +171,9 @@ def _plan(job: _Job, graph: tf.Graph) -> QuantConfig:
     )
 
 
-class _Feeder(Protocol):
-    """What runs a graph on data."""
-
-    def prepare(self, batch_num: int) -> None:
-        """Raises `AmctError` for too few data, before anything is changed."""
-
-    def run(self, model: _Model, text: str) -> None:
-        """Runs the outputs batch_num times; `text` says what for."""
-
-    def hints(self) -> list[str]:
-        """Returns what the user should know of the data."""
-
-
-def _feeder(job: _Job, model: _Model, stack: contextlib.ExitStack) -> _Feeder:
+def _feeder(job: _Job, model: Model, stack: contextlib.ExitStack) -> Feeder:
     if job.evaluator is not None:
-        return _EvaluatorFeeder(job.evaluator, stack.enter_context(evaluators.loaded(job.evaluator)))
+        return EvaluatorFeeder(job.evaluator, stack.enter_context(evaluators.loaded(job.evaluator)))
     data = open_data(
         model.graph,
         model.outputs,
@@ -177,49 +183,4 @@ def _feeder(job: _Job, model: _Model, stack: contextlib.ExitStack) -> _Feeder:
         data_types=job.data_types,
         preprocessing=job.preprocessing,
     )
-    return _DataFeeder(data, job.preprocessing)
-
-
-class _EvaluatorFeeder:
-    def __init__(self, path: str, evaluator: Any) -> None:
-        self._path, self._evaluator = path, evaluator
-
-    def prepare(self, batch_num: int) -> None:
-        """Leaves it to the evaluator how many batches it runs; save_model tells if they were too few."""
-
-    def run(self, model: _Model, text: str) -> None:
-        with progress.status(f"{text} with {self._path}"):
-            evaluators.calibrate(self._evaluator, self._path, model.graph, [tensor.name for tensor in model.outputs])
-
-    def hints(self) -> list[str]:
-        return []
-
-
-class _DataFeeder:
-    def __init__(self, data: CalibrationData, preprocessing: Preprocessing) -> None:
-        self._data, self._preprocessing = data, preprocessing
-        self._batch_num = self._batch_size = 0
-
-    def prepare(self, batch_num: int) -> None:
-        self._batch_num, self._batch_size = batch_num, self._data.batch_size(batch_num)
-        self._data.batches(batch_num)
-
-    def run(self, model: _Model, text: str) -> None:
-        ops = [tensor.op for tensor in model.outputs]
-        unit = "images" if self._data.has_images else "samples"
-        with (
-            tf.compat.v1.Session(graph=model.graph) as session,
-            progress.batches(text, batches=self._batch_num, batch_size=self._batch_size, unit=unit) as advance,
-        ):
-            for feed in feeds(model.graph, self._data.batches(self._batch_num)):
-                session.run(ops, feed)
-                advance()
-
-    def hints(self) -> list[str]:
-        hints = []
-        samples = self._batch_num * self._batch_size
-        if samples < _FEW_SAMPLES:
-            hints.append(f"it was calibrated on {samples} sample(s); 16 to 32 of all kinds give better scales")
-        if self._data.has_images and (self._preprocessing.mean, self._preprocessing.std) == ((0.0,), (1.0,)):
-            hints.append("images were fed as pixels of 0 to 255; give --mean and --std if the model takes other values")
-        return hints
+    return DataFeeder(data, job.preprocessing)

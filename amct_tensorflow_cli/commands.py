@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import itertools
+import re
 from typing import Literal
 
 from absl import flags
 
-from amct_tensorflow_cli.values import UsageError, image_size, input_shapes, numbers, output_list, split_list
+from amct_tensorflow_cli.values import (
+    UsageError,
+    check_entries,
+    image_size,
+    input_shapes,
+    numbers,
+    output_list,
+    split_list,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,10 +67,15 @@ class Command:
         values = flags.FlagValues()
         for option in self.options():
             _define(option, values)
+        _check_given(self, arguments)
         try:
             rest = values([self.name, *arguments])[1:]
+        except flags.UnrecognizedFlagError as error:
+            close = difflib.get_close_matches(error.flagname, [option.name for option in self.options()], n=1)
+            hint = f"; did you mean --{close[0]}?" if close else f": {self.name} --help lists them"
+            raise UsageError(f"there is no option --{error.flagname}{hint}") from error
         except flags.Error as error:
-            raise UsageError(_one_line(str(error))) from error
+            raise UsageError(_in_our_words(str(error), self)) from error
         if values.help:
             return values
         if rest:
@@ -86,8 +102,29 @@ def _define(option: Option, values: flags.FlagValues) -> None:
         flags.DEFINE_alias(option.alias, option.name, flag_values=values)
 
 
-def _one_line(message: str) -> str:
-    return " ".join(message.split()).replace(" ?", "?")
+def _check_given(command: Command, arguments: list[str]) -> None:
+    """Raises `UsageError` for an option behind which the next one stands in place of a value."""
+    options = {f"--{name}": option for option in command.options() for name in (option.name, option.alias) if name}
+    for argument, value in itertools.zip_longest(arguments, arguments[1:]):
+        option = options.get(argument)
+        if option is not None and option.value and (value is None or value.partition("=")[0] in options):
+            raise UsageError(f"{argument} has no value: write {argument} {option.value}")
+
+
+def _in_our_words(message: str, command: Command) -> str:
+    """Returns what absl says of a value, where it speaks of flags."""
+    found = re.match(r"flag --(?P<name>\w+)=(?P<value>.*?): ", message, re.DOTALL)
+    kinds = {option.name: option.kind for option in command.options()}
+    if found is None or kinds.get(found["name"]) not in _WANTED:
+        return " ".join(message.split()).replace("flag", "option")
+    return f"--{found['name']} '{found['value']}' is not {_WANTED[kinds[found['name']]]}"
+
+
+_WANTED = {
+    "count": "a whole number above 0: write for example 4",
+    "order": "an order of channels: write RGB or BGR",
+    "switch": "needed: the option has no value",
+}
 
 
 def _check(command: Command, values: flags.FlagValues) -> None:
@@ -113,12 +150,7 @@ def _check_data_options(values: flags.FlagValues) -> None:
     for name in ("data_dir", "data_types"):
         text = values[name].value
         if text is not None and shapes is not None:
-            entries = split_list(str(text))
-            if len(entries) != len(shapes):
-                raise UsageError(
-                    f"--{name} has {len(entries)} entries for {len(shapes)} inputs ({', '.join(shapes)}): give one for "
-                    "each with ';' between, and quote them"
-                )
+            check_entries(name, len(split_list(str(text))), list(shapes))
     for name in ("mean", "std"):
         text = values[name].value
         if text is not None:
@@ -137,10 +169,18 @@ _OUTPUTS = Option(
     "NAMES",
     'its outputs, ops or tensors: "a:0;b:0". May be left out if the model has only one op that nothing consumes',
 )
+_OUTPUTS_TO_INSPECT = Option(
+    "outputs", "NAMES", 'its outputs, ops or tensors: "a:0;b:0". Default: all ops that nothing consumes'
+)
 _IMAGES = (
     Option("image_size", "H,W", "size that images are resized to. Default: that of the input"),
     Option("mean", "M", "subtracted from pixels of 0 to 255: one number, or one per channel. Default: 0"),
-    Option("std", "S", "then divides them: one number, or one per channel. Default: 1"),
+    Option(
+        "std",
+        "S",
+        "then divides them: one number, or one per channel. Default: 1. With 127.5 for mean and std, pixels become "
+        "-1 to 1; with 255 for std alone, 0 to 1",
+    ),
     Option("channel_order", "RGB|BGR", "order of the channels that the model takes. Default: RGB", kind="order"),
 )
 
@@ -173,7 +213,7 @@ CALIBRATION = Command(
                     "data_dir",
                     "DIRS",
                     'a folder or file for each input, "dir1;dir2": images (also in subfolders, taken evenly from all), '
-                    ".npy or .npz arrays of samples, TFRecords of images, or .bin files of one batch each",
+                    ".npy or .npz arrays of samples, TFRecords of images, or .bin files of one or more batches each",
                 ),
                 Option(
                     "input_shape",
@@ -187,7 +227,9 @@ CALIBRATION = Command(
                     'types of the values in .bin files, "float32;int8". Default: those of the inputs',
                     alias="data_type",
                 ),
-                Option("batch_num", "N", "number of batches. Default: 1", kind="count"),
+                Option(
+                    "batch_num", "N", "number of batches. Default: that of --calibration_config, or 1", kind="count"
+                ),
             ),
         ),
         ("images", _IMAGES),
@@ -244,7 +286,7 @@ INSPECT = Command(
         "into them. Ends with the --outputs and --input_shape of the command calibration. Writes nothing."
     ),
     example="  amct_tensorflow inspect --model model.pb",
-    groups=(("model", (_MODEL, _OUTPUTS)), ("always", _ALWAYS)),
+    groups=(("model", (_MODEL, _OUTPUTS_TO_INSPECT)), ("always", _ALWAYS)),
     module="amct_tensorflow_cli.inspect",
 )
 

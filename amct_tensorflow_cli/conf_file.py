@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+from collections.abc import Iterator
 
 from amct_tensorflow.errors import AmctValueError, did_you_mean
 from amct_tensorflow.files import read_file
@@ -16,7 +17,8 @@ _INFER = ("infer_soc", "infer_aicore_num", "infer_device_id", "infer_ip", "infer
 _ELSEWHERE = ("enable_first_layer_quantization",)
 _LEVELS = {"debug": "debug", "info": "info", "warning": "warning", "error": "error", "null": "error"}
 _ENTRY = re.compile(r"""(?P<key>\w+)\s*:\s*(?P<value>"[^"]*"|'[^']*'|.*?)\s*[,;]?""")
-_COMMENT = re.compile(r"""\s*#[^"']*$""")
+# What a line is cut into: a comment, a brace, an entry whose value is quoted, or anything else up to one of these.
+_PIECE = re.compile(r"""\s*(?:#.*|[{}]|\w+\s*:\s*(?:"[^"]*"|'[^']*')\s*[,;]?|[^{}#]+)""")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,22 +66,29 @@ def _entries(path: str, text: str) -> tuple[dict[str, str], dict[str, str]]:
     inside: dict[str, str] = {}
     outside: dict[str, str] = {}
     in_block = opened = False
-    for number, line in enumerate(text.splitlines(), 1):
-        line = _COMMENT.sub("", line.removeprefix("\ufeff")).strip()
+    for number, piece in _pieces(text):
         where = f"line {number} of {path}"
-        if not in_block and re.fullmatch(r"calibration\s*:?\s*\{?", line):
-            in_block, opened = True, line.endswith("{")
-        elif in_block and not opened and line == "{":
+        if not in_block and re.fullmatch(r"calibration\s*:?", piece):
+            in_block = True
+        elif in_block and not opened:
+            if piece != "{":
+                raise AmctValueError(f"{where} should be '{{', which opens the block 'calibration', not '{piece}'")
             opened = True
-        elif in_block and line == "}":
+        elif in_block and piece == "}":
             in_block = opened = False
-        elif line:
-            if in_block and not opened:
-                raise AmctValueError(f"{where} should be '{{', which opens the block 'calibration', not '{line}'")
-            _add(inside if in_block else outside, line, where, (*_USED, *_INFER) if in_block else _ELSEWHERE)
+        else:
+            _add(inside if in_block else outside, piece, where, (*_USED, *_INFER) if in_block else _ELSEWHERE)
     if in_block:
         raise AmctValueError(f"the block 'calibration' of {path} has no end: write '}}' behind it")
     return inside, outside
+
+
+def _pieces(text: str) -> Iterator[tuple[int, str]]:
+    """Yields the braces and entries with the numbers of their lines, without comments."""
+    for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), 1):
+        for piece in map(str.strip, _PIECE.findall(line)):
+            if piece and not piece.startswith("#"):
+                yield number, piece
 
 
 def _add(entries: dict[str, str], line: str, where: str, known: tuple[str, ...]) -> None:

@@ -69,11 +69,13 @@ def calibrate(evaluator: Any, path: str, graph: tf.Graph, outputs: list[str]) ->
     except (AmctError, tf.errors.OpError) as error:
         reason = op_sentence(error) if isinstance(error, tf.errors.OpError) else str(error)
         raise AmctRuntimeError(f"evaluator {path} failed{_line(error, path)}: {reason}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _failure(f"evaluator {path} failed", path, error) from error
 
 
 def _load(path: str, folder: str) -> ModuleType:
+    if os.path.isdir(path):
+        raise AmctValueError(f"evaluator {path} is a folder: give the path of a Python file")
     if not os.path.isfile(path):
         raise AmctValueError(f"evaluator {path} does not exist: give the path of a Python file")
     package = ModuleType(_PACKAGE)

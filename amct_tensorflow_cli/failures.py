@@ -13,18 +13,40 @@ _CREATED_AT = re.compile(r".*\nNode: '[^\n]*'\n", re.DOTALL)
 _NODES = re.compile(r"\s*\[\[|\n\s*\n|\n?Original stack trace")
 _FIRST_OF_SEVERAL = re.compile(r"root error\(s\) found\.\s*\(0\)\s*[A-Z_ ]+:\s*(.*)", re.DOTALL)
 
+# What the functions say -> what it is on the command line.
+_COMMAND_LINE_WORDS = {
+    "Open a session after quantize_model and run all outputs of its graph batch_num times, then call save_model": (
+        "the evaluator must run all outputs batch_num times, in a session that it opens itself"
+    ),
+    "calibrate it with quantize_model, or pass its factors to convert_model": (
+        "use the command calibration, or give --record_file"
+    ),
+    "calibrate first with quantize_model, or correct record_file": (
+        "calibrate first with the command calibration, or correct --record_file"
+    ),
+    "or pass None for the defaults": "or leave the option out",
+    "of the model that quantize_model made": "of the model",
+    "config_defination": "--calibration_config",
+    "to skip_layers": "to skip_layers of a .cfg for --calibration_config",
+}
+
 
 def describe(error: BaseException) -> str:
     """Returns what went wrong, without TensorFlow's dump of nodes."""
     if isinstance(error, tf.errors.OpError):
         return op_sentence(error)
     if isinstance(error, AmctError):
-        return " ".join(str(error).split())
+        return _for_command_line(" ".join(str(error).split()))
     if isinstance(error, MemoryError):
         return "there is not enough memory: take a smaller batch size"
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
     return f"{type(error).__name__}: {' '.join(str(error).split()).rstrip('.')}; with -v the traceback is printed"
+
+
+def _for_command_line(message: str) -> str:
+    """Returns a message of the functions with what a user of the command line calls these things."""
+    for words, ours in _COMMAND_LINE_WORDS.items():
+        message = message.replace(words, ours)
+    return message
 
 
 def op_sentence(error: tf.errors.OpError) -> str:
@@ -32,4 +54,4 @@ def op_sentence(error: tf.errors.OpError) -> str:
     message = _CREATED_AT.sub("", error.message or type(error).__name__, count=1)
     several = _FIRST_OF_SEVERAL.search(message)
     message = several.group(1) if several else message
-    return " ".join(_NODES.split(message.strip(), maxsplit=1)[0].split())
+    return _for_command_line(" ".join(_NODES.split(message.strip(), maxsplit=1)[0].split()))

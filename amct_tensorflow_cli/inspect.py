@@ -8,19 +8,16 @@ from rich.table import Table
 from rich.text import Text
 
 from amct_tensorflow import progress
-from amct_tensorflow.inspect_model import InputReport, LayerReport, ModelReport, Shape, inspect_model
+from amct_tensorflow.inspect_model import LayerReport, Shape, inspect_model
 from amct_tensorflow_cli.calibration import screen
+from amct_tensorflow_cli.model import check_file, refuse_inputs
+from amct_tensorflow_cli.suggestions import closing_lines
 from amct_tensorflow_cli.values import output_list
 
-_KINDS = {
-    "float": "a float model",
-    "fake-quantized": "a model with fake-quant nodes: use the command convert",
-    "calibration": "a calibration graph: start from the float model",
-    "quantized": "a quantized model already",
-}
 # Wide enough for any name where there is no terminal: files and pipes have no edge.
 _PIPE_WIDTH = 10_000
-_BATCH = 32
+# Narrower terminals get the name of a layer on a line of its own.
+_WIDTH_FOR_TABLE = 100
 
 
 def run(options: FlagValues) -> None:
@@ -28,16 +25,21 @@ def run(options: FlagValues) -> None:
     with screen(options.verbose):
         with progress.status(f"reading {options.model}"):
             outputs = None if options.outputs is None else output_list(options.outputs)
+            check_file(options.model)
             report = inspect_model(options.model, outputs)
+            refuse_inputs(report.outputs, [placeholder.name for placeholder in report.inputs])
         console = Console(highlight=False)
         if not console.is_terminal:
             console = Console(highlight=False, width=_PIPE_WIDTH)
-        console.print(_table(report.layers))
-        for line in _totals(report):
+        if console.width < _WIDTH_FOR_TABLE:
+            _print_lines(console, report.layers)
+        elif report.layers:
+            console.print(_table(report.layers, console.encoding))
+        for line in closing_lines(report):
             console.print(Text(line), soft_wrap=True)
 
 
-def _table(layers: tuple[LayerReport, ...]) -> Table:
+def _table(layers: tuple[LayerReport, ...], encoding: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("layer", "type", "weights (or output)", "int8", "batch norm"):
         table.add_column(heading, overflow="fold")
@@ -45,11 +47,26 @@ def _table(layers: tuple[LayerReport, ...]) -> Table:
         table.add_row(
             Text(layer.name),
             Text(layer.op_type),
-            Text(_dimensions(layer)),
-            Text(_int8(layer), style="" if layer.reason is None else "yellow"),
-            Text(_batch_norm(layer), style="yellow" if layer.unfused_because else ""),
+            Text(_dimensions(layer, encoding)),
+            Text(_int8(layer), style=_style(layer.reason)),
+            Text(_batch_norm(layer), style=_style(layer.unfused_because)),
         )
     return table
+
+
+def _print_lines(console: Console, layers: tuple[LayerReport, ...]) -> None:
+    """Prints the layers without a table; the terminal wraps long lines, so that names can be copied."""
+    for layer in layers:
+        console.print(Text(layer.name), soft_wrap=True)
+        facts = Text(f"  {layer.op_type}  {_dimensions(layer, console.encoding)}  int8: ")
+        facts.append(_int8(layer), _style(layer.reason))
+        if _batch_norm(layer):
+            facts.append("  batch norm: ").append(_batch_norm(layer), _style(layer.unfused_because))
+        console.print(facts, soft_wrap=True)
+
+
+def _style(reason: str | None) -> str:
+    return "" if reason is None else "yellow"
 
 
 def _int8(layer: LayerReport) -> str:
@@ -64,36 +81,12 @@ def _batch_norm(layer: LayerReport) -> str:
     return "folded" if layer.batch_norm is not None else ""
 
 
-def _dimensions(layer: LayerReport) -> str:
+def _dimensions(layer: LayerReport, encoding: str) -> str:
+    times = "×" if encoding.startswith("utf") else "x"
     if layer.weight_shape is not None:
-        return _times(layer.weight_shape)
-    return "" if layer.output_shape is None else f"({_times(layer.output_shape)})"
+        return _joined(layer.weight_shape, times)
+    return "" if layer.output_shape is None else f"({_joined(layer.output_shape, times)})"
 
 
-def _times(shape: Shape) -> str:
-    return "×".join("?" if size is None else str(size) for size in shape)
-
-
-def _totals(report: ModelReport) -> list[str]:
-    layers = report.layers
-    quantizable = sum(layer.quantizable for layer in layers)
-    folded = sum(layer.batch_norm is not None for layer in layers)
-    lines = [
-        "",
-        f"{report.model} is {_KINDS[report.kind]}, with {report.op_count} ops.",
-        f"{quantizable} of {len(layers)} layers can be quantized; {folded} batch norms are folded into them.",
-    ]
-    if report.kind != "float":
-        lines.append(f"{sum(layer.quantized for layer in layers)} layers are quantized already.")
-    if report.kind == "float" and quantizable:
-        lines += ["", "To quantize it, give the command calibration these options and your data:"]
-        lines.append(f'  --outputs "{";".join(report.outputs)}"')
-        lines.append(f'  --input_shape "{";".join(map(_input, report.inputs))}"')
-    return lines
-
-
-def _input(placeholder: InputReport) -> str:
-    if placeholder.shape is None:
-        return f"{placeholder.name.removesuffix(':0')}:?"
-    sizes = [_BATCH if at == 0 and size is None else size for at, size in enumerate(placeholder.shape)]
-    return f"{placeholder.name.removesuffix(':0')}:{','.join('?' if size is None else str(size) for size in sizes)}"
+def _joined(shape: Shape, times: str) -> str:
+    return times.join("?" if size is None else str(size) for size in shape)

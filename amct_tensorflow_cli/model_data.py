@@ -11,6 +11,7 @@ from amct_tensorflow.data import CalibrationData, InputSpec, Preprocessing, inpu
 from amct_tensorflow.data.inputs import check_against, check_complete, specs_from_shapes
 from amct_tensorflow.errors import AmctValueError
 from amct_tensorflow.graph.ends import find_placeholder, needed_inputs
+from amct_tensorflow_cli.values import check_entries
 
 
 def open_data(
@@ -26,6 +27,7 @@ def open_data(
     """Opens the data; the inputs are those of `input_shape`, or else the placeholders that the outputs need.
 
     Raises:
+        UsageError: there are more or fewer paths than inputs.
         AmctTypeError, AmctValueError: names, shapes, types or files do not fit the model or one another.
     """
     needed = needed_inputs(graph, outputs)
@@ -43,6 +45,7 @@ def open_data(
         specs = specs_from_shapes(
             shapes, [tensor.dtype.name for tensor in tensors] if data_types is None else data_types
         )
+    check_entries("data_dir", len(paths), [spec.name for spec in specs])
     for tensor, spec in zip(tensors, specs, strict=True):
         _check_type(tensor, spec)
     return CalibrationData(specs, paths, preprocessing)

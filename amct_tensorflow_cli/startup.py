@@ -12,6 +12,8 @@ from collections.abc import Iterator
 
 from rich.console import Console
 
+from amct_tensorflow_cli.streams import Lasting
+
 
 def import_package(*, verbose: bool) -> None:
     """Imports amct_tensorflow, and TensorFlow with it."""
@@ -39,17 +41,25 @@ def _native_stderr_hidden() -> Iterator[None]:
         return
     sys.stderr.flush()
     kept, before = os.dup(2), sys.stderr
-    with open(os.devnull, "wb") as null, os.fdopen(kept, "w", buffering=1, encoding=before.encoding) as shown:
+    with (
+        open(os.devnull, "wb") as null,
+        os.fdopen(kept, "w", buffering=1, encoding=before.encoding, errors="replace") as shown,
+    ):
         os.dup2(null.fileno(), 2)
-        sys.stderr = shown
+        sys.stderr = Lasting(shown, "stderr", must_work=False)  # type: ignore[assignment]
         try:
             yield
         finally:
+            sys.stderr.flush()
             sys.stderr = before
-            shown.flush()
             os.dup2(kept, 2)
 
 
 def _spinner() -> contextlib.AbstractContextManager[object]:
     console = Console(stderr=True)
-    return console.status("starting TensorFlow …") if console.is_terminal else contextlib.nullcontext()
+    if not console.is_terminal:
+        return contextlib.nullcontext()
+    ascii_only = console.options.ascii_only
+    return console.status(
+        "starting TensorFlow ..." if ascii_only else "starting TensorFlow …", spinner="line" if ascii_only else "dots"
+    )

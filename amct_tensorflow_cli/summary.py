@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 
 from amct_tensorflow.deploy import ResultFiles
-from amct_tensorflow.inspect_model import inspect_model
+from amct_tensorflow.inspect_model import FAKE_QUANTIZED, NOT_NEEDED, LayerReport, inspect_model
 from amct_tensorflow.log import LOG_FILE
+from amct_tensorflow.progress import are, counted
+from amct_tensorflow.record import read_record
 
 _MOST_SHOWN = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What a job did.
+
+    Attributes:
+        model: the model that it started from.
+        outputs: names of its outputs.
+        save_path: folder and prefix of the results.
+        record_file: has the factors of the quantized layers.
+        others: the files besides those of save_model.
+        unrecorded: why layers that could be quantized have no factors.
+        facts: lines about the run.
+        hints: sentences about the run.
+    """
+
+    model: str
+    outputs: list[str]
+    save_path: str
+    record_file: str
+    others: Sequence[str]
+    unrecorded: str
+    facts: Sequence[str] = ()
+    hints: Sequence[str] = ()
 
 
 def result_path(model: str, save_path: str, name: str) -> str:
@@ -21,42 +49,47 @@ def result_path(model: str, save_path: str, name: str) -> str:
     return ResultFiles.of(save_path, model).model.removesuffix("quantized.pb") + name
 
 
-def print_summary(model: str, save_path: str, others: Sequence[str], hints: Sequence[str]) -> None:
-    """Prints what was quantized, the files, and what comes next.
+def print_summary(done: Summary) -> None:
+    """Prints what was quantized, the files, and what comes next."""
+    _print_layers(done)
+    for fact in done.facts:
+        print(fact)
+    _print_files(done)
+    for hint in done.hints:
+        print(f"note: {hint}")
+    if os.path.exists(LOG_FILE):
+        print(f"log: {os.path.abspath(LOG_FILE)}")
+    print("next: compare its accuracy with the float model's, then give it to the chip's compiler")
 
-    Args:
-        model: the float model.
-        save_path: folder and prefix of the results.
-        others: the files besides those of save_model.
-        hints: sentences about the run.
-    """
-    results = ResultFiles.of(save_path, model)
-    saved = results.model
-    _print_layers(model, saved)
+
+def _print_layers(done: Summary) -> None:
+    recorded = {name for name, record in read_record(done.record_file).items() if not record.is_empty}
+    layers = inspect_model(done.model, done.outputs).layers
+    left = [layer for layer in layers if layer.name not in recorded or layer.reason == NOT_NEEDED]
+    quantized = len(layers) - len(left)
+    print(
+        f"{quantized} of {counted(len(layers), 'layer')} {are(quantized)} quantized" + (", left float:" if left else "")
+    )
+    for layer in left[:_MOST_SHOWN]:
+        print(f"  {layer.op_type} {layer.name}: {_reason(layer, done)}")
+    if len(left) > _MOST_SHOWN:
+        print(f"  and {len(left) - _MOST_SHOWN} more, see {LOG_FILE}")
+
+
+def _reason(layer: LayerReport, done: Summary) -> str:
+    return done.unrecorded if layer.reason in (None, FAKE_QUANTIZED) else str(layer.reason)
+
+
+def _print_files(done: Summary) -> None:
+    results = ResultFiles.of(done.save_path, done.model)
     print("written:")
-    files = [saved, results.mapping, *others]
+    files = [results.model, results.mapping, *done.others]
     width = max(map(len, files))
     for path in files:
         size = os.path.getsize(path)
-        ratio = f"  {os.path.getsize(model) / size:.2f} times smaller than the float model" if path == saved else ""
+        smaller = os.path.getsize(done.model) / size
+        ratio = f"  {smaller:.2f} times smaller than the float model" if path == results.model else ""
         print(f"  {path:{width}}  {_kilobytes(size)}{ratio}")
-    for hint in hints:
-        print(f"note: {hint}")
-    print(
-        f"next: compare its accuracy with the float model's (`import amct_tensorflow`, then load {saved}), "
-        "then give that file to the chip's compiler"
-    )
-
-
-def _print_layers(model: str, saved: str) -> None:
-    after = inspect_model(saved)
-    quantized = {layer.name for layer in after.layers if layer.quantized}
-    left = [layer for layer in inspect_model(model).layers if layer.name not in quantized]
-    print(f"{len(quantized)} of {len(quantized) + len(left)} layers are quantized" + (", left float:" if left else ""))
-    for layer in left[:_MOST_SHOWN]:
-        print(f"  {layer.op_type} {layer.name}: {layer.reason or 'the configuration leaves it out'}")
-    if len(left) > _MOST_SHOWN:
-        print(f"  and {len(left) - _MOST_SHOWN} more, see {LOG_FILE}")
 
 
 def _kilobytes(size: int) -> str:

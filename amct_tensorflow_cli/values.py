@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+# Far beyond what images are prepared with, and far from where float32 ends.
+_LARGEST, _LEAST_STD = 1e6, 1e-6
+
 
 class UsageError(ValueError):
     """What was typed cannot be understood; one sentence."""
@@ -16,12 +21,25 @@ def output_list(text: str) -> list[str]:
     """Returns the names of ``"a:0;b:0"``.
 
     Raises:
-        UsageError: a name is empty.
+        UsageError: a name is empty, or has a comma.
     """
     names = split_list(text)
     if not all(names):
         raise UsageError(f"--outputs '{text}' has an empty name: write \"a:0;b:0\"")
+    if any("," in name for name in names):
+        raise UsageError(
+            f"--outputs '{text}' has a ',', which no name can have: write ';' between the names, and quote them"
+        )
     return names
+
+
+def check_entries(option: str, number: int, names: Sequence[str]) -> None:
+    """Raises `UsageError` for more or fewer entries than inputs."""
+    if number != len(names):
+        raise UsageError(
+            f"--{option} needs an entry for each input ({', '.join(names)}), but has {number}: write ';' between them, "
+            "and quote them"
+        )
 
 
 def input_shapes(text: str) -> dict[str, list[int]]:
@@ -59,12 +77,17 @@ def numbers(text: str, option: str) -> tuple[float, ...]:
     """Returns the numbers of ``"127.5"`` or ``"123.7,116.8,103.9"``.
 
     Raises:
-        UsageError: they are none.
+        UsageError: they are none, or nothing that pixels of 0 to 255 could be prepared with.
     """
     try:
-        return tuple(float(item) for item in text.split(","))
+        found = tuple(float(item) for item in text.split(","))
     except ValueError:
         raise UsageError(f"--{option} '{text}' is not a number, or one for each channel with ',' between") from None
+    if not all(abs(number) <= _LARGEST for number in found) or (option == "std" and min(map(abs, found)) < _LEAST_STD):
+        raise UsageError(
+            f"--{option} '{text}' cannot be meant for pixels of 0 to 255: give what the model was trained with"
+        )
+    return found
 
 
 def image_size(text: str) -> tuple[int, int]:

@@ -129,3 +129,38 @@ def test_errors(tmp_path):
 
 
 # Inputs and outputs
+
+
+def test_inputs_with_a_default(tmp_path):
+    with conv_net().as_default() as graph:
+        keep = tf1.placeholder_with_default(1.0, [], name="keep")
+        tf.multiply(graph.get_tensor_by_name("out:0"), keep, "end")
+    assert inspect(graph, tmp_path).inputs[1] == InputReport("keep:0", (), "float32", has_default=True)
+
+
+def test_models_with_variables(tmp_path):
+    """Only those that the outputs need count."""
+    with conv_net().as_default() as graph:
+        tf1.get_variable("step", [])
+        weights = tf1.get_variable("weights", [5, 5])
+        tf.matmul(graph.get_tensor_by_name("out:0"), weights, name="end")
+    assert inspect(graph, tmp_path).kind == "not frozen"
+    assert inspect(graph, tmp_path, outputs=["out"]).kind == "float"
+
+
+def test_loops_return_more_than_outputs(tmp_path):
+    """Counters and lists of tensors are no outputs, be they of TensorFlow 1 or 2."""
+
+    def double(x: tf.Tensor) -> tf.Tensor:
+        return tf.map_fn(lambda row: row * 2, x)
+
+    for wrapped in (double, tf.function(double)):
+        with conv_net().as_default() as graph:
+            tf.identity(wrapped(graph.get_tensor_by_name("out:0")), name="end")
+        assert inspect(graph, tmp_path).outputs == ("end:0",)
+
+
+def test_a_loop_may_be_the_output(tmp_path):
+    with conv_net().as_default() as graph:
+        tf.while_loop(lambda x: tf.reduce_sum(x) < 9, lambda x: (x * 2,), [graph.get_tensor_by_name("out:0")])
+    assert "while/Identity_2:0" in inspect(graph, tmp_path).outputs

@@ -73,6 +73,8 @@ def _load(file: str) -> dict[str, np.ndarray]:
         # A plain .npy stays on the disk, and only what is used is read.
         loaded = np.load(file, mmap_mode="r", allow_pickle=False)
         return {"": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+    except PermissionError as error:
+        raise AmctValueError(f"{file} cannot be read ({error.strerror}); make it readable") from error
     except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise AmctValueError(f"{file} is not a NumPy file of numbers ({error}): write it with np.save") from error
 

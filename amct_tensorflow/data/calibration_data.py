@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from amct_tensorflow.arguments import check_types
 from amct_tensorflow.data.images import Preprocessing
 from amct_tensorflow.data.inputs import InputSpec, specs_from_shapes
+from amct_tensorflow.data.raw import RawSource
 from amct_tensorflow.data.sources import open_source
-from amct_tensorflow.errors import AmctValueError
+from amct_tensorflow.errors import AmctTypeError, AmctValueError
+from amct_tensorflow.progress import counted
 
 # Calibration gains little from more samples than this in one batch, and memory grows with it.
 LARGEST_DEFAULT_BATCH = 32
@@ -49,6 +52,14 @@ class CalibrationData:
         """Whether a folder or file holds images."""
         return any(source.of_images for source in self._sources)
 
+    def raw_files(self) -> list[tuple[str, int, str]]:
+        """Returns the first raw file of each input that has some, how many samples it is taken for, and of what."""
+        return [
+            (*source.first_file(), spec.describe())
+            for spec, source in zip(self._specs, self._sources, strict=True)
+            if isinstance(source, RawSource)
+        ]
+
     def batch_size(self, batch_num: int) -> int:
         """Returns the samples in a batch: as given, as in raw files, or as many as there are up to 32."""
         if self._specs[0].batch_size is not None:
@@ -75,8 +86,7 @@ class CalibrationData:
             if found < size * batch_num:
                 raise AmctValueError(
                     f"The number of given data batches is not enough: batch_num is {batch_num}, but {path} has "
-                    f"{found} samples, which make {found // size} batches of {size}; add data, or lower batch_num or "
-                    "the batch size"
+                    f"{_supply(found, size)}; {_remedy(found, size, batch_num)}"
                 )
         return self._feeds([source.batches(size, batch_num) for source, size in zip(self._sources, sizes, strict=True)])
 
@@ -85,9 +95,20 @@ class CalibrationData:
             yield {spec.name: array for spec, array in zip(self._specs, arrays, strict=True)}
 
 
+def _supply(found: int, size: int) -> str:
+    samples = counted(found, "sample")
+    return samples if size == 1 or found == 0 else f"{samples}, which make {found // size} batches of {size}"
+
+
+def _remedy(found: int, size: int, batch_num: int) -> str:
+    """Returns what can be done about it: only what is above 1 can be lowered."""
+    lower = [words for words, value in (("batch_num", batch_num), ("the batch size", size)) if value > 1]
+    return "add data" + (f", or lower {' or '.join(lower)}" if found and lower else "")
+
+
 @check_types(input_shape=dict, data_dirs=(list, tuple), data_types=(list, tuple), batch_num=int)
 def load_data(
-    input_shape: Mapping[str, list[int]], data_dirs: list[str], data_types: list[str], batch_num: int
+    input_shape: Mapping[str, list[int]], data_dirs: list[str], data_types: list[Any], batch_num: int
 ) -> Iterator[dict[str, np.ndarray]]:
     """Returns an iterator over feed dicts with the calibration data of all inputs.
 
@@ -95,7 +116,8 @@ def load_data(
         input_shape: name -> shape of each input, the batch size first. The names are the keys of the feed dicts.
         data_dirs: a folder or file for each input, in that order: .bin files of one batch each (or a whole number of
             batches), .npy or .npz arrays of samples, images, or TFRecords of images.
-        data_types: ``float32``, ``int8``, … for each input: the type of the batches, and of the values in .bin files.
+        data_types: ``"float32"``, ``"int8"``, …, or a type of NumPy or TensorFlow, for each input: that of the batches,
+            and of the values in .bin files.
         batch_num: the number of batches.
 
     Raises:
@@ -104,4 +126,12 @@ def load_data(
     """
     if batch_num < 1:
         raise AmctValueError(f"batch_num is {batch_num}: give a number above 0")
+    _check_strings(input_shape, "input_shape", "names of inputs")
+    _check_strings(data_dirs, "data_dirs", "paths")
     return CalibrationData(specs_from_shapes(input_shape, data_types), data_dirs).batches(batch_num)
+
+
+def _check_strings(values: Iterable[Any], argument: str, what: str) -> None:
+    for value in values:
+        if not isinstance(value, str):
+            raise AmctTypeError(f"{argument} must hold {what}, not {type(value).__name__}")

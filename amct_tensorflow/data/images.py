@@ -62,6 +62,11 @@ class ImagePlan:
                 )
         if not all(wanted.std):
             raise AmctValueError("std is 0, and pixels are divided by it: give what the model was trained with")
+        if self._spec.dtype.is_integer and (any(wanted.mean) or any(value != 1 for value in wanted.std)):
+            raise AmctValueError(
+                f"mean and std make fractions of the pixels, but {self._spec.describe()} takes integers: leave them "
+                "out, if the model prepares the pixels itself"
+            )
 
     def sample(self, content: tf.Tensor) -> tf.Tensor:
         """Returns the sample of an encoded image."""

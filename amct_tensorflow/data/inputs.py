@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from amct_tensorflow.errors import AmctTypeError, AmctValueError
@@ -48,7 +51,7 @@ class InputSpec:
         return f"input '{self.name}' ({self.dtype.name} [{','.join(map(str, shape))}])"
 
 
-def specs_from_shapes(input_shape: Mapping[str, Sequence[int]], data_types: Sequence[str]) -> list[InputSpec]:
+def specs_from_shapes(input_shape: Mapping[str, Sequence[int]], data_types: Sequence[Any]) -> list[InputSpec]:
     """Returns the inputs in the order of `input_shape`; the first dimension of a shape is the batch.
 
     Raises:
@@ -121,18 +124,31 @@ def _check_length(field: str, values: Sequence[str], inputs: Mapping[str, object
         )
 
 
-def _checked_shape(name: str, shape: Sequence[int]) -> tuple[int, ...]:
-    if not shape or any(isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in shape):
+def _checked_shape(name: str, shape: Any) -> tuple[int, ...]:
+    sizes = list(shape) if isinstance(shape, (list, tuple, np.ndarray)) else []
+    if not sizes or not all(map(_is_size, sizes)):
         raise AmctValueError(
-            f"input_shape of '{name}' is {list(shape)}: give its dimensions as positive numbers, the batch size first"
+            f"input_shape of '{name}' is {shape!r}: give its dimensions as positive numbers, the batch size first"
         )
-    return tuple(shape)
+    return tuple(map(int, sizes))
 
 
-def _dtype(name: str) -> tf.DType:
+def _is_size(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) > 0
+
+
+def _dtype(given: Any) -> tf.DType:
+    name = _type_name(given)
     if name not in _DATA_TYPES:
         raise AmctTypeError(f"Unsupported data type[{name}]! Use one of {', '.join(_DATA_TYPES)}")
     return _DATA_TYPES[name]
+
+
+def _type_name(given: Any) -> str:
+    """Returns the name of a type that is given by it, or as one of NumPy's or TensorFlow's."""
+    if isinstance(given, type) and issubclass(given, np.generic):
+        given = np.dtype(given)
+    return str(given.name) if isinstance(given, (np.dtype, tf.DType)) else str(given)
 
 
 def _known_shape(tensor: tf.Tensor, image_size: tuple[int, int] | None) -> tuple[int | None, tuple[int, ...]]:

@@ -39,6 +39,10 @@ class RawSource:
             if size == 0 or size % expected:
                 self._refuse(file, size, expected, self._spec.describe(batch_size))
 
+    def first_file(self) -> tuple[str, int]:
+        """Returns the first file and the number of samples that it is taken for."""
+        return self._files[0], os.path.getsize(self._files[0]) // self._spec.sample_bytes
+
     @staticmethod
     def _refuse(file: str, size: int, expected: int, what: str) -> None:
         raise AmctValueError(

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import gzip
+import itertools
+import zlib
 from collections.abc import Generator, Iterator
 
 import numpy as np
@@ -36,8 +40,7 @@ class RecordSource:
         """Returns the number of records, at most `at_most`, for which all before must be read."""
 
         def build() -> tf.data.Dataset:
-            records = tf.data.TFRecordDataset(self._files).take(at_most)
-            return tf.data.Dataset.from_tensors(records.reduce(np.int64(0), lambda count, record: count + 1))
+            return _counted(_records(self._files).take(at_most))
 
         return int(next(self._guarded(iterate(build, 1))))
 
@@ -49,7 +52,7 @@ class RecordSource:
         """
 
         def build() -> tf.data.Dataset:
-            samples = tf.data.TFRecordDataset(self._files).map(self._read)
+            samples = _records(self._files).map(self._read)
             return samples.batch(batch_size, drop_remainder=True).prefetch(1)
 
         return self._guarded(iterate(build, batch_num))
@@ -63,9 +66,41 @@ class RecordSource:
             try:
                 yield from elements
             except tf.errors.DataLossError as error:
-                raise AmctValueError(f"a TFRecord file of {self._path} is damaged: write it again") from error
+                raise AmctValueError(f"the TFRecord file {self._damaged()} is damaged: write it again") from error
             except tf.errors.OpError as error:
                 raise AmctValueError(
                     f"{self._path} has a record without an image that can be decoded: calibration needs "
                     f"tf.train.Example with '{_FEATURE}'"
                 ) from error
+
+    def _damaged(self) -> str:
+        """Returns the first file that cannot be read to its end."""
+        for file in self._files:
+            try:
+                next(iterate(lambda file=file: _counted(_records([file])), 1))  # type: ignore[misc]
+            except tf.errors.OpError:
+                return file
+        return self._path
+
+
+def _records(files: list[str]) -> tf.data.Dataset:
+    """Returns the records of the files in their order, some of which may be compressed with gzip."""
+    parts = [
+        tf.data.TFRecordDataset(list(group), compression_type="GZIP" if compressed else "")
+        for compressed, group in itertools.groupby(files, _is_compressed)
+    ]
+    return functools.reduce(lambda before, behind: before.concatenate(behind), parts)
+
+
+def _is_compressed(file: str) -> bool:
+    """Tells whether a file is of gzip: its first bytes alone could also be the length of a record."""
+    try:
+        with gzip.open(file) as content:
+            content.read(1)
+    except (OSError, EOFError, zlib.error):
+        return False
+    return True
+
+
+def _counted(records: tf.data.Dataset) -> tf.data.Dataset:
+    return tf.data.Dataset.from_tensors(records.reduce(np.int64(0), lambda count, record: count + 1))

@@ -14,7 +14,8 @@ from amct_tensorflow.data.images import ImageSource, Preprocessing
 from amct_tensorflow.data.inputs import InputSpec
 from amct_tensorflow.data.raw import RawSource
 from amct_tensorflow.data.records import RecordSource
-from amct_tensorflow.errors import AmctValueError, did_you_mean
+from amct_tensorflow.errors import AmctValueError
+from amct_tensorflow.files import similar_file
 
 
 class Source(Protocol):
@@ -80,15 +81,17 @@ def _files(path: str) -> list[str]:
     if os.path.isfile(path):
         return [path]
     if not os.path.isdir(path):
-        parent = os.path.dirname(path.rstrip("/")) or "."
-        siblings = os.listdir(parent) if os.path.isdir(parent) else []
-        hint = did_you_mean(os.path.basename(path.rstrip("/")), siblings) or ": name a folder or file that exists"
+        hint = similar_file(path) or ": name a folder or file that exists"
         raise AmctValueError(f"data_dir {path} does not exist{hint}")
     found = []
-    for folder, _, names in os.walk(path, followlinks=True):
+    for folder, _, names in os.walk(path, onerror=_raise, followlinks=True):
         files = [os.path.join(folder, name) for name in names if not name.startswith(".")]
         found += files if folder == path else [file for file in files if _kind(file) == "image"]
     return sorted(found)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _kind(file: str) -> str | None:

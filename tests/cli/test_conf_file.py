@@ -51,8 +51,11 @@ def test_every_key(tmp_path):
         'calibration {\n input_data_dir: "a;b"\n log: "Null",\n}',
         "calibration: {\n\n\tinput_data_dir : 'a;b;'\n log:null\n}\n",
         "\ufeffcalibration\n{\ninput_data_dir:a,b  # two\nlog: error;\n}",
+        'calibration {input_data_dir: "a,b" log: error}',
+        "calibration: { input_data_dir: a,b\nlog: null }  # the end",
+        "# it's \"ours\ncalibration { # don't\ninput_data_dir: 'a;b' # \"two\"\nlog: null # 'x\n}",
     ],
-    ids=["quoted", "spaces", "comment"],
+    ids=["quoted", "spaces", "comment", "one_line", "end_behind", "quotes_in_comments"],
 )
 def test_ways_to_write_it(tmp_path, text):
     conf = read_conf(write(tmp_path, text))
@@ -70,6 +73,10 @@ def test_paths_beside_the_file(tmp_path):
     conf = read_conf(path)
     assert conf.data_paths == ["a.bin", str(folder / "b.bin")]
     assert conf.config_file == str(folder / "c.cfg")
+
+
+def test_a_value_with_the_sign_of_comments(tmp_path):
+    assert read_conf(write(tmp_path, 'calibration { input_data_dir: "./a#1" }  # one')).data_paths == ["./a#1"]
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def test_a_record_gives_the_calibrated_model_again(cli, model, samples):
     code, out, err = cli(*options, "--outputs", "out:0")
     assert code == 0, err
     assert Path("again/m_quantized.pb").read_bytes() == Path("out/m_quantized.pb").read_bytes()
-    assert "3 of 3 layers are quantized\n" in out and "again/m_quant.json" in out and "record" not in out
+    assert "3 of 3 layers are quantized\n" in out and "again/m_quant.json" in out and "m_record" not in out
     assert err == f"converting {model} ...\n"
 
 
@@ -39,7 +39,7 @@ def test_fake_quant_nodes(cli, trained):
     """Without a record the ranges of training become one, which is kept."""
     code, out, err = cli("convert", "--model", trained, "--save_path", "out/m")
     assert code == 0, err
-    assert "1 of 1 layers are quantized\n" in out and "out/m_record.txt" in out
+    assert "1 of 1 layer is quantized\n" in out and "out/m_record.txt" in out
     assert 'key: "conv"' in Path("out/m_record.txt").read_text()
 
 

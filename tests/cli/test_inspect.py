@@ -20,7 +20,7 @@ def test_a_float_model(cli, model):
 def test_a_quantized_model(cli, model, samples):
     assert cli("calibration", "--model", model, "--save_path", "out/m", "--data_dir", samples).code == 0
     out = cli("inspect", "--model", "out/m_quantized.pb").out
-    assert "is a quantized model already" in out and "3 layers are quantized already." in out
+    assert "is a quantized model already" in out and "3 of 3 layers are quantized already." in out
     assert "--input_shape" not in out
 
 
@@ -35,3 +35,13 @@ def test_reasons(cli, tmp_path):
 def test_errors(failing, model):
     assert "the model m.pb does not exist" in failing("inspect", "--model", "m.pb")
     assert "output 'outt' does not exist" in failing("inspect", "--model", model, "--outputs", "outt")
+
+
+def test_narrow_terminals(cli, model, monkeypatch):
+    """A name has a line of its own and is never broken."""
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "dumb")
+    lines = cli("inspect", "--model", model).out.splitlines()
+    at = lines.index("block/conv")
+    assert lines[at + 1] == "  Conv2D  3×3×3×4  int8: yes"

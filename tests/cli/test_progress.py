@@ -38,7 +38,7 @@ def test_plain_lines(capsys, monkeypatch):
         for _ in range(6):
             advance()
     assert capsys.readouterr().err.splitlines() == [
-        "calibrating 3 layers with 6 batch(es) of 8 samples ...",
+        "calibrating 3 layers with 6 batches of 8 samples ...",
         "batch 3 of 6, 4.0 samples/s, 6 s left",
         "batch 6 of 6, 4.0 samples/s",
     ]
@@ -84,3 +84,23 @@ def test_calm_screen(capsys):
     LOGGER.push_warning_message("first", "test")
     lines = [line.rpartition(": ")[2] for line in capsys.readouterr().err.splitlines()]
     assert lines == ["first", "last", "first"]
+
+
+@pytest.mark.parametrize(("columns", "bar", "speed"), [(110, True, True), (90, False, True), (70, False, False)])
+def test_a_narrow_terminal_loses_the_bar_first(monkeypatch, columns, bar, speed):
+    with terminal() as screen:
+        monkeypatch.setenv("COLUMNS", str(columns))
+        with progress.batches("calibrating 3 layers", batches=2, batch_size=8) as advance:
+            advance()
+            advance()
+    text = screen.getvalue()
+    assert ("━" in text, "samples/s" in text) == (bar, speed)
+    assert "calibrating 3 layers" in text and "2/2 batches" in text and "left" in text
+
+
+def test_counted():
+    assert [progress.counted(number, "batch", "batches") for number in (0, 1, 2)] == [
+        "0 batches",
+        "1 batch",
+        "2 batches",
+    ]

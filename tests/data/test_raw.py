@@ -90,6 +90,25 @@ def test_unknown_type(tmp_path):
     refused(AmctTypeError, ["Unsupported data type[float8]!"], {"x": [2]}, [str(tmp_path)], ["float8"], 1)
 
 
+@pytest.mark.parametrize("given", [["float32"], None, 1], ids=str)
+def test_what_is_no_type(tmp_path, given):
+    refused(AmctTypeError, [f"Unsupported data type[{given}]! Use one of"], {"x": [2]}, [str(tmp_path)], [given], 1)
+
+
+def test_names_and_paths_that_are_none(tmp_path):
+    refused(AmctTypeError, ["data_dirs must hold paths, not NoneType"], {"x": [2]}, [None], ["int8"], 1)
+    refused(AmctTypeError, ["input_shape must hold names of inputs, not int"], {1: [2]}, [str(tmp_path)], ["int8"], 1)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.dtype("float32"), tf.float32], ids=["class", "dtype", "tensorflow"])
+def test_types_and_numbers_of_numpy_and_tensorflow(tmp_path, dtype):
+    data = values("float32", 2, 3)
+    folder = write(tmp_path / "x", {"0.bin": data})
+    for shape in ([np.int64(2), np.int32(3)], np.array([2, 3])):
+        (feed,) = load_data({"x": shape}, [folder], [dtype], np.int64(1))
+        np.testing.assert_array_equal(feed["x"], data)
+
+
 def test_too_few_batches(tmp_path):
     folder = write(tmp_path / "x", {"0.bin": values("int8", 4)})
     words = ["The number of given data batches is not enough", "batch_num is 3", "2 batches of 2", folder]
@@ -114,11 +133,14 @@ def test_an_empty_file(tmp_path):
         ({"x": [0, 2]}, ["x"], ["int8"], ["input_shape of 'x' is [0, 2]"]),
         ({"x": []}, ["x"], ["int8"], ["input_shape of 'x' is []"]),
         ({"x": [2.0]}, ["x"], ["int8"], ["input_shape of 'x' is [2.0]"]),
+        ({"x": [True]}, ["x"], ["int8"], ["input_shape of 'x' is [True]"]),
+        ({"x": 5}, ["x"], ["int8"], ["input_shape of 'x' is 5: give its dimensions as positive numbers"]),
+        ({"x": "2,2"}, ["x"], ["int8"], ["input_shape of 'x' is '2,2': give its dimensions as positive numbers"]),
         ({"x": [2]}, ["x"], ["int8", "int8"], ["data_types has 2 entries for 1 inputs (x)"]),
         ({"x": [2]}, ["x", "y"], ["int8"], ["data_dir names 2 folders for 1 inputs (x)"]),
         ({"x": [2]}, ["nowhere"], ["int8"], ["data_dir nowhere does not exist"]),
     ],
-    ids=["no_inputs", "zero", "scalar", "no_integer", "types", "folders", "no_folder"],
+    ids=["no_inputs", "zero", "scalar", "no_integer", "bool", "a_number", "text", "types", "folders", "no_folder"],
 )
 def test_arguments_that_do_not_fit(shapes, dirs, types, words):
     Path("x").mkdir()

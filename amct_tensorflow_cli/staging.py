@@ -1,0 +1,53 @@
+"""Files under temporary names, until a job has succeeded."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+
+import tensorflow as tf
+
+from amct_tensorflow.arguments import check_file_path
+from amct_tensorflow.errors import AmctError, AmctRuntimeError
+from amct_tensorflow.files import not_writable
+from amct_tensorflow_cli.failures import describe
+
+
+def check_writable(path: str) -> None:
+    """Raises an `AmctError` for a path where no file can be written."""
+    check_file_path(path, "save_path")
+    folder = os.path.dirname(os.path.abspath(path))
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    if not os.path.isdir(folder):
+        raise not_writable(path, path, NotADirectoryError(20, "Not a directory"))
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise not_writable(path, path, PermissionError(13, f"{folder}: Permission denied"))
+
+
+@contextlib.contextmanager
+def staged(targets: Sequence[str]) -> Iterator[list[str]]:
+    """Gives paths beside those of the targets, which take their places at the end; after an error they are gone.
+
+    An error names the target in place of its stand-in.
+    """
+    stand_ins = [os.path.join(os.path.dirname(target), f".{uuid.uuid4().hex}.tmp") for target in targets]
+    try:
+        for target in targets:
+            os.makedirs(os.path.dirname(os.path.abspath(target)), exist_ok=True)
+        yield stand_ins
+        for target, stand_in in zip(targets, stand_ins, strict=True):
+            os.replace(stand_in, os.path.realpath(target))
+    except (AmctError, tf.errors.OpError) as error:
+        message = described = describe(error)
+        for target, stand_in in zip(targets, stand_ins, strict=True):
+            message = message.replace(os.path.basename(stand_in), os.path.basename(target))
+        if message == described:
+            raise
+        raise AmctRuntimeError(message) from error
+    finally:
+        for stand_in in stand_ins:
+            with contextlib.suppress(OSError):
+                os.unlink(stand_in)

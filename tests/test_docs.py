@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from google.protobuf import descriptor_pb2
 
 import amct_tensorflow as amct
 from amct_tensorflow.config import fields
@@ -201,7 +202,10 @@ def test_tables_of_the_simplified_configuration():
 def type_name(field) -> str:
     scalar = {5: "int32", 13: "uint32", 8: "bool", 9: "string", 2: "float"}
     kind = field.message_type or field.enum_type
-    repeated = "repeated " if field.is_repeated else ""
+    message = descriptor_pb2.DescriptorProto()
+    field.containing_type.CopyToProto(message)  # a field itself says it by different names in different releases
+    proto = message.field[field.index]
+    repeated = "repeated " if proto.label == proto.LABEL_REPEATED else ""
     return repeated + (kind.name if kind else scalar[field.type])
 
 

@@ -11,7 +11,7 @@ from amct_tensorflow.errors import AmctRuntimeError, AmctValueError
 from amct_tensorflow.graph_passes.pipelines import perform_deployment, plan_qat_conversion
 from amct_tensorflow.graph_passes.take_out_fake_quants import TakenOut, take_out_fake_quants
 from amct_tensorflow.graph_passes.workspace import Workspace
-from amct_tensorflow.inventory import Inventory
+from amct_tensorflow.inventory import Inventory, refuse_quantized
 from amct_tensorflow.log import LOGGER
 from amct_tensorflow.record import LayerRecord, record_text
 
@@ -42,7 +42,7 @@ def convert_qat_model(pb_model: str, outputs: list[str], save_path: str, record_
     if record_file is not None:
         _check_record_file(record_file, pb_model, files)
     model = FloatModel.load(pb_model, outputs)
-    Inventory.of(model.graph)  # refuses a graph that is quantized already
+    refuse_quantized(model.graph)
     taken = take_out_fake_quants(model.graph, model.output_ops)
     inventory = Inventory.of(model.graph)
     _check_found(taken, inventory, pb_model)
@@ -88,7 +88,7 @@ def _final(workspace: Workspace, records: dict[str, LayerRecord]) -> dict[str, L
             records[layer.name],
             scale_w=scale_w,
             offset_w=(0,) * len(scale_w),
-            skip_fusion=layer.row.takes_batch_norm and (not layer.fuse or layer.unfused_because is not None),
+            skip_fusion=layer.skips_fusion,
         )
     return final
 

@@ -17,6 +17,15 @@ from amct_tensorflow.log import LOGGER
 from amct_tensorflow.ops import AMCT_OP_TYPES
 
 
+def refuse_quantized(graph: tf.Graph) -> None:
+    """Raises `AmctValueError` if the graph has quantization ops already."""
+    present = sorted({op.type for op in graph.get_operations()} & AMCT_OP_TYPES)
+    if present:
+        raise AmctValueError(
+            f"the graph is already quantized, it contains {', '.join(present)}: start from the float model"
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class Inventory:
     """The ops of the table that a graph has, quantizable or not, by name and in graph order."""
@@ -31,11 +40,7 @@ class Inventory:
         Raises:
             AmctValueError: the graph has quantization ops already.
         """
-        present = sorted({op.type for op in graph.get_operations()} & AMCT_OP_TYPES)
-        if present:
-            raise AmctValueError(
-                f"the graph is already quantized, it contains {', '.join(present)}: start from the float model"
-            )
+        refuse_quantized(graph)
         return cls(graph, {found.op.name: found for found in find_layers(graph)})
 
     @functools.cached_property

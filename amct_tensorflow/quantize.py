@@ -122,7 +122,7 @@ def _open_record(record_file: str, workspace: Workspace, config: QuantConfig) ->
             # Other layers have shifts, so this one has, too: 0, which passes the whole int32 on.
             zero_shifts=_factors(layer) if config.shift_n and layer.row.shifts and not layer.wants_shift else 0,
             # save_model must not fold what was not folded here, for whatever reason.
-            skip_fusion=layer.row.takes_batch_norm and not (layer.fuse and layer.unfused_because is None),
+            skip_fusion=layer.skips_fusion,
             balance_factors=layer.balance,
         )
     write_book(book)

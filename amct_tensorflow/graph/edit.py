@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import tensorflow as tf
 
@@ -50,25 +50,22 @@ def sole_consumer(tensor: tf.Tensor) -> tuple[tf.Operation, int] | None:
 
 def upstream(ops: Iterable[tf.Operation]) -> set[str]:
     """Returns the names of the ops and of all that they need."""
-    found: set[str] = set()
-    stack = list(ops)
-    while stack:
-        op = stack.pop()
-        if op.name not in found:
-            found.add(op.name)
-            stack.extend([*(used.op for used in op.inputs), *op.control_inputs])
-    return found
+    return _names_along(ops, lambda op: [*(used.op for used in op.inputs), *op.control_inputs])
 
 
 def downstream(ops: Iterable[tf.Operation]) -> set[str]:
     """Returns the names of the ops and of all that uses their results."""
+    return _names_along(ops, lambda op: [user for output in op.outputs for user in output.consumers()])
+
+
+def _names_along(ops: Iterable[tf.Operation], neighbours: Callable[[tf.Operation], Iterable[tf.Operation]]) -> set[str]:
     found: set[str] = set()
     stack = list(ops)
     while stack:
         op = stack.pop()
         if op.name not in found:
             found.add(op.name)
-            stack.extend(user for output in op.outputs for user in output.consumers())
+            stack.extend(neighbours(op))
     return found
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from amct_tensorflow.graph.values import Value, broadcast_to, reshape, value_of
-from amct_tensorflow.graph_passes.workspace import Layer
+from amct_tensorflow.graph_passes.workspace import FloatArray, Layer
 
 
 def along_channels(layer: Layer, parameter: tf.Tensor) -> Value | None:
@@ -31,6 +31,13 @@ def _lies_along(shape: Sequence[int], axis: int, rank: int, channels: int) -> bo
         return False
     padded = [1] * (rank - len(shape)) + list(shape)
     return all(size == 1 or (at == axis and size == channels) for at, size in enumerate(padded))
+
+
+def largest_weights(layer: Layer) -> FloatArray:
+    """Returns the largest magnitude of the weights under each of the layer's scales."""
+    assert isinstance(layer.weights, np.ndarray)
+    others = tuple(axis for axis in range(layer.weights.ndim) if axis not in layer.channel_axes)
+    return np.reshape(np.abs(layer.weights).max(axis=others), -1)
 
 
 def scale_outputs(layer: Layer, factor: Value, bias: Value | None) -> str | None:

@@ -34,6 +34,7 @@ import numpy.typing as npt
 
 from amct_tensorflow.errors import AmctRuntimeError
 from amct_tensorflow.graph_passes.absorb_batch_norm import BATCH_NORMS
+from amct_tensorflow.graph_passes.along_channels import largest_weights
 from amct_tensorflow.graph_passes.workspace import Layer
 
 _Doubles = npt.NDArray[np.float64]
@@ -140,9 +141,7 @@ def _misfit(layer: Layer, used: npt.NDArray[np.bool_]) -> float:
 
 def _wanted_scales(layer: Layer) -> _Doubles:
     """Returns, per scale of the record, the one that makes the weight of largest magnitude 127 or -127."""
-    assert isinstance(layer.weights, np.ndarray)
-    others = tuple(axis for axis in range(layer.weights.ndim) if axis not in layer.channel_axes)
-    return np.abs(layer.weights).max(axis=others).astype(np.float64).reshape(-1) / 127
+    return largest_weights(layer).astype(np.float64) / 127
 
 
 def _reach(layer: Layer) -> _Doubles:

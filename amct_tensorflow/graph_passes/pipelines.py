@@ -27,17 +27,14 @@ from amct_tensorflow.graph_passes.calibrate_weights import FakeQuantizedWeights,
 from amct_tensorflow.graph_passes.deploy_activations import AscendQuants, deploy_fake_quants, insert_ascend_quant
 from amct_tensorflow.graph_passes.deploy_parameters import Int8Weights, integer_bias, quantized_bias
 from amct_tensorflow.graph_passes.deploy_results import insert_ascend_dequant
-from amct_tensorflow.graph_passes.free_dead_channels import free_dead_channels
 from amct_tensorflow.graph_passes.hold_outputs import hold_outputs
 from amct_tensorflow.graph_passes.insert_search_n import insert_search_n
 from amct_tensorflow.graph_passes.match_record import belongs_to_unfused, check_fit, check_own_scales
 from amct_tensorflow.graph_passes.rewrite_layers import rewrite_layers
+from amct_tensorflow.graph_passes.scales_for_biases import free_dead_channels, widen_vanishing_scales
 from amct_tensorflow.graph_passes.workspace import Layer, Workspace
 from amct_tensorflow.ops import RecordBook
 from amct_tensorflow.record import LayerRecord
-
-_LEAST_SCALE = 2.0**-23  # those below are not computed with
-_LARGEST_BIAS = 2.0**30  # well within int32
 
 
 def plan_fusions(workspace: Workspace) -> None:
@@ -122,7 +119,7 @@ def plan_qat_conversion(workspace: Workspace, records: Mapping[str, LayerRecord]
     _take_factors(workspace, records)  # first: a folded batch norm scales them, too
     plan_fusions(workspace)
     _check_frozen(workspace)
-    _widen_vanishing_scales(workspace, records)
+    widen_vanishing_scales(workspace, records)
     _fit_biases(workspace, records)
 
 
@@ -183,18 +180,6 @@ def _fit_biases(workspace: Workspace, records: Mapping[str, LayerRecord]) -> Non
     for layer in workspace.layers:
         if layer.bias is not None:
             quantized_bias(layer, records[layer.name])
-
-
-def _widen_vanishing_scales(workspace: Workspace, records: Mapping[str, LayerRecord]) -> None:
-    """Widens the scales of channels that their batch norm all but switches off, until they can be computed with.
-
-    Beside the bias, which must fit into int32, what the weights of such a channel contribute is lost in float32 anyway.
-    """
-    for layer in workspace.layers:
-        if layer.folded is not None:
-            assert isinstance(layer.bias, np.ndarray) and layer.scale_w is not None
-            least = np.abs(layer.bias) / (np.float32(records[layer.name].scale_d) * _LARGEST_BIAS)
-            layer.scale_w = np.maximum(layer.scale_w, np.maximum(least, _LEAST_SCALE)).astype(np.float32)
 
 
 def _float_bias(workspace: Workspace, layer: Layer) -> tf.Tensor:

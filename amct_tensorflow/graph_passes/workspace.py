@@ -125,6 +125,11 @@ class Layer:
         """Whether a calibration shall find the shift of its result, which must be that with the bias."""
         return self.row.shifts and not self.bias_stays
 
+    @property
+    def skips_fusion(self) -> bool:
+        """Whether its record must say that a batch norm is not folded into it, for whatever reason."""
+        return self.row.takes_batch_norm and (not self.fuse or self.unfused_because is not None)
+
     def absorb(self, op: tf.Operation) -> None:
         """Takes the place of `op`, whose input `end` was, too."""
         self.absorbed.append(op.name)

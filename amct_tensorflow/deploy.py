@@ -181,4 +181,4 @@ def report_saved(files: ResultFiles, module: str) -> None:
 def _extract(workspace: Workspace, outputs: list[str]) -> GraphDef:
     moved = {layer.end.op.name: layer.output() for layer in workspace.layers if workspace.is_output(layer.end)}
     clones = {original: made for layer in workspace.layers for original, made in layer.clones.items()}
-    return extract(workspace.graph, outputs, {**workspace.moved, **moved}, clones)
+    return extract(workspace.graph, outputs, {**workspace.moved, **moved}, {**workspace.clones, **clones})

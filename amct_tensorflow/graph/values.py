@@ -167,6 +167,25 @@ def reshape(value: Value, shape: Sequence[int]) -> Value:
     return np.reshape(value, shape)
 
 
+def part(value: Value, start: int, size: int) -> Value:
+    """Returns value[start : start + size]."""
+    if isinstance(value, Deferred):
+        return value.apply(lambda tensor: tensor[start : start + size])
+    return value[start : start + size]
+
+
+def joined(values: Sequence[Value]) -> Value:
+    """Returns the vectors one behind the other."""
+    if len(values) == 1:
+        return values[0]
+    constants = [value for value in values if not isinstance(value, Deferred)]
+    if len(constants) == len(values):
+        return np.concatenate(constants)
+    return Deferred(
+        lambda: tf.concat([value.build() if isinstance(value, Deferred) else value for value in values], axis=0)
+    )
+
+
 def broadcast_to(value: Value, shape: Sequence[int]) -> Value:
     """np.broadcast_to or tf.broadcast_to."""
     if isinstance(value, Deferred):

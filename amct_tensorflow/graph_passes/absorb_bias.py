@@ -1,7 +1,7 @@
-"""Planning: a BiasAdd or an Add of a parameter behind a layer becomes the layer's bias.
+"""Planning: a BiasAdd or an Add of a parameter behind layers becomes their bias.
 
-The bias can then be quantized with the layer. Cases, for a layer whose output has one consumer and is not fetched
-itself:
+The bias can then be quantized with the layer. Cases, for results that have one consumer and are not fetched
+themselves:
 
 1. BiasAdd(y, b), b a constant or variable, along the layer's channels: b.
 2. Add or AddV2 of y and a parameter, in either order, or Sub of a parameter from y, the parameter along the channels
@@ -20,33 +20,42 @@ from amct_tensorflow.graph.edit import consumers, sole_consumer
 from amct_tensorflow.graph.values import Value, is_parameter, value_of
 from amct_tensorflow.graph_passes.absorb_multiply import MULTIPLICATIONS
 from amct_tensorflow.graph_passes.along_channels import along_channels
-from amct_tensorflow.graph_passes.workspace import Layer, Workspace
+from amct_tensorflow.graph_passes.workspace import Front, Workspace
 from amct_tensorflow.layers import data_format, is_bias
 
 
-def absorb_bias(workspace: Workspace, layer: Layer) -> bool:
-    """Runs the pass on a layer; tells whether it has absorbed something."""
-    if layer.weights is None:
+def absorb_bias(workspace: Workspace, front: Front) -> bool:
+    """Runs the pass; tells whether the layers have absorbed something."""
+    before = front.bias
+    if before is not None and front.tensor.op.type not in MULTIPLICATIONS:
         return False
-    if layer.bias is not None and layer.end.op.type not in MULTIPLICATIONS:
-        return False
-    use = sole_consumer(layer.end)
-    bias = None if use is None or workspace.is_output(layer.end) else _bias_of(layer, *use)
+    use = sole_consumer(front.tensor)
+    bias = None if use is None or workspace.is_output(front.tensor) else _bias_of(front, *use)
     if use is None or bias is None:
-        layer.bias_stays = any(is_bias(op, index) for op, index in consumers(layer.end))
+        for layer in front.layers:
+            layer.bias_stays = any(is_bias(op, index) for op, index in consumers(front.tensor))
         return False
-    layer.bias = bias if layer.bias is None else layer.bias + bias
-    layer.absorb(use[0])
+    for layer, part in zip(front.layers, front.parts(bias if before is None else before + bias), strict=True):
+        layer.bias = part
+        if use[0].type == "BiasAdd" and not front.passed:
+            layer.bias_add = use[0]
+    front.absorb(use[0])
     return True
 
 
-def _bias_of(layer: Layer, op: tf.Operation, index: int) -> Value | None:
+def _bias_of(front: Front, op: tf.Operation, index: int) -> Value | None:
     if op.type == "Sub" and index == 0 and is_parameter(op.inputs[1]):
-        subtrahend = along_channels(layer, op.inputs[1])
+        subtrahend = along_channels(front, op.inputs[1])
         return None if subtrahend is None else subtrahend * -1.0
     if not is_bias(op, index):
         return None
     if op.type == "BiasAdd":
-        same_channels = layer.end.shape.rank == 2 or data_format(op) == layer.data_format
-        return value_of(op.inputs[1]) if same_channels else None
-    return along_channels(layer, op.inputs[1 - index])
+        return value_of(op.inputs[1]) if _adds_along_channels(front, op) else None
+    return along_channels(front, op.inputs[1 - index])
+
+
+def _adds_along_channels(front: Front, op: tf.Operation) -> bool:
+    rank = front.tensor.shape.rank
+    if rank is None:  # its channels are where the layer has them
+        return not front.passed and data_format(op) == front.layers[0].data_format
+    return front.axis == (1 if data_format(op) == "NCHW" else rank - 1)

@@ -1,4 +1,4 @@
-"""Parameters that lie along the output channels of a layer, and what they do to its weights."""
+"""Parameters that lie along the output channels of layers, and what they do to their weights."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ import numpy as np
 import tensorflow as tf
 
 from amct_tensorflow.graph.values import Value, broadcast_to, reshape, value_of
-from amct_tensorflow.graph_passes.workspace import FloatArray, Layer
+from amct_tensorflow.graph_passes.workspace import FloatArray, Front, Layer
 
 
-def along_channels(layer: Layer, parameter: tf.Tensor) -> Value | None:
+def along_channels(front: Front, parameter: tf.Tensor) -> Value | None:
     """Returns one value per output channel, or None for a parameter that varies along anything else.
 
     It may be a scalar, [C], or of more axes, all of 1 but that of the channels.
     """
-    rank = layer.end.shape.rank
-    if rank is None or not parameter.shape.is_fully_defined():
+    rank = front.tensor.shape.rank
+    if rank is None or front.axis is None or not parameter.shape.is_fully_defined():
         return None
-    channel_axis = 1 if layer.data_format == "NCHW" else rank - 1
-    if not _lies_along(parameter.shape.as_list(), channel_axis, rank, layer.channels):
+    if not _lies_along(parameter.shape.as_list(), front.axis, rank, front.channels):
         return None
-    return broadcast_to(reshape(value_of(parameter), [-1]), [layer.channels])
+    return broadcast_to(reshape(value_of(parameter), [-1]), [front.channels])
 
 
 def _lies_along(shape: Sequence[int], axis: int, rank: int, channels: int) -> bool:
@@ -40,25 +39,32 @@ def largest_weights(layer: Layer) -> FloatArray:
     return np.reshape(np.abs(layer.weights).max(axis=others), -1)
 
 
-def scale_outputs(layer: Layer, factor: Value, bias: Value | None) -> str | None:
-    """Multiplies the layer's results by a factor per channel, and gives it the bias that it has then.
+def scale_outputs(front: Front, factor: Value, bias: Value | None) -> str | None:
+    """Multiplies the results of layers by a factor per channel, and gives them the bias that they have then.
 
-    Its weights are its own from here on: other layers that share the constant keep theirs. Scales that are known of
+    Their weights are their own from here on: other layers that share the constant keep theirs. Scales that are known of
     the weights as they were, as after quantization-aware training, go along: scale_w' = scale_w * |f|, and the
     integers stay what they were, with the opposite sign where f is negative (-128 then becomes 127).
 
     Returns:
-        Why the layer stays as it is, in words, or None.
+        Why the layers stay as they are, in words, or None.
     """
-    assert layer.weights is not None
-    with np.errstate(all="ignore"):  # what is not finite is refused below
-        weights = layer.weights * reshape(factor, layer.along_channels())
-    for value in (weights, bias):
+    factors = front.parts(factor)
+    biases: list[Value | None] = [None] * len(factors) if bias is None else [*front.parts(bias)]
+    weights = [_scaled_weights(layer, each) for layer, each in zip(front.layers, factors, strict=True)]
+    for value in (*weights, *biases):
         if isinstance(value, np.ndarray) and not np.isfinite(value).all():
             return "the folded parameters are not finite"
-    layer.weights, layer.bias = weights, bias
-    layer.weights_key = layer.name
-    if layer.scale_w is not None and isinstance(factor, np.ndarray):
-        layer.scale_w = (layer.scale_w * np.abs(factor)).astype(np.float32)
-        layer.channel_axes = layer.row.channel_axes
+    for layer, each, of_layer, bias_of_layer in zip(front.layers, factors, weights, biases, strict=True):
+        layer.weights, layer.bias = of_layer, bias_of_layer
+        layer.weights_key = layer.name
+        if layer.scale_w is not None and isinstance(each, np.ndarray):
+            layer.scale_w = (layer.scale_w * np.abs(each)).astype(np.float32)
+            layer.channel_axes = layer.row.channel_axes
     return None
+
+
+def _scaled_weights(layer: Layer, factor: Value) -> Value:
+    assert layer.weights is not None
+    with np.errstate(all="ignore"):  # what is not finite is refused afterwards
+        return layer.weights * reshape(factor, layer.along_channels())

@@ -14,6 +14,7 @@ from amct_tensorflow.graph_passes.workspace import Workspace
 def hold_outputs(workspace: Workspace) -> None:
     """Runs the pass, last."""
     for layer in workspace.layers:
-        if workspace.is_output(layer.end):
+        end = layer.end if layer.trail is None else layer.trail.end
+        if workspace.is_output(end):
             original = workspace.graph.get_operation_by_name(layer.name)
             add_control_input(original, layer.output().op)

@@ -29,20 +29,28 @@ from amct_tensorflow.graph_passes.deploy_parameters import Int8Weights, integer_
 from amct_tensorflow.graph_passes.deploy_results import insert_ascend_dequant
 from amct_tensorflow.graph_passes.hold_outputs import hold_outputs
 from amct_tensorflow.graph_passes.insert_search_n import insert_search_n
+from amct_tensorflow.graph_passes.join_layers import join_layers
 from amct_tensorflow.graph_passes.match_record import belongs_to_unfused, check_fit, check_own_scales
+from amct_tensorflow.graph_passes.pass_movers import pass_mover
 from amct_tensorflow.graph_passes.rewrite_layers import rewrite_layers
 from amct_tensorflow.graph_passes.scales_for_biases import free_dead_channels, widen_vanishing_scales
-from amct_tensorflow.graph_passes.workspace import Layer, Workspace
+from amct_tensorflow.graph_passes.workspace import Front, Layer, Workspace
 from amct_tensorflow.ops import RecordBook
 from amct_tensorflow.record import LayerRecord
 
 
 def plan_fusions(workspace: Workspace) -> None:
     """Lets the layers absorb what stands behind them; changes nothing in the graph."""
-    for layer in workspace.layers:
-        # Whatever one absorbs may uncover what another can; the bias goes first, so that it is known to the fold.
-        while any(absorb(workspace, layer) for absorb in (absorb_bias, absorb_multiply, absorb_batch_norm)):
-            pass
+    advancing = [Front.of(layer) for layer in workspace.layers if layer.weights is not None]
+    fronts: dict[str, Front] = {}
+    while advancing:
+        for front in advancing:
+            # Whatever one absorbs may uncover what another can; the bias goes first, so that it is known to the fold,
+            # and what only moves the results last, since it may be all that is left.
+            while any(go(workspace, front) for go in (absorb_bias, absorb_multiply, absorb_batch_norm, pass_mover)):
+                pass
+        fronts |= {front.tensor.name: front for front in advancing}
+        advancing = join_layers(workspace, fronts, advancing)  # go on together
 
 
 def plan_balance(workspace: Workspace) -> None:
@@ -154,15 +162,23 @@ def _undo_wrong_fusions(workspace: Workspace, records: Mapping[str, LayerRecord]
         The form that is not taken, fused or unfused, of the layers that could be fused, by name.
     """
     fused = {layer.name: layer for layer in workspace.layers if layer.folded is not None}
-    without = Workspace(workspace.graph, [layer.unfused() for layer in fused.values()], workspace.outputs)
+    joined = {name for layer in fused.values() for name in layer.joined}
+    without = Workspace(
+        workspace.graph,
+        [layer.unfused() for layer in workspace.layers if layer.name in fused or layer.name in joined],
+        workspace.outputs,
+    )
     plan_fusions(without)
     _take_factors(without, records)
     unfused = {layer.name: layer for layer in without.layers}
     reasons = {name: belongs_to_unfused(layer, unfused[name]) for name, layer in fused.items()}
+    for layer in workspace.layers:  # what is absorbed jointly is undone jointly
+        if layer.name in joined:
+            reasons[layer.name] = next(filter(None, map(reasons.get, layer.joined)), None)
     for name, reason in reasons.items():
         unfused[name].unfused_because = reason
     workspace.layers = [unfused[layer.name] if reasons.get(layer.name) else layer for layer in workspace.layers]
-    return {name: fused[name] if reason else unfused[name] for name, reason in reasons.items()}
+    return {name: fused[name] if reason else unfused[name] for name, reason in reasons.items() if name in fused}
 
 
 def _check_frozen(workspace: Workspace) -> None:

@@ -6,12 +6,12 @@ always was. Nothing consumes them any more, so they cost nothing, and saved mode
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import tensorflow as tf
 
 from amct_tensorflow.graph.edit import at_root, clone, replace_uses, set_input
-from amct_tensorflow.graph_passes.workspace import Layer, Workspace
+from amct_tensorflow.graph_passes.workspace import Layer, Trail, Workspace
 
 # Makes the tensors of a layer's weights and of its bias.
 MakeTensor = Callable[[Workspace, Layer], tf.Tensor]
@@ -26,9 +26,11 @@ def rewrite_layers(workspace: Workspace, make_weights: MakeTensor, make_bias: Ma
             set_input(layer.op, layer.row.weight_input, make_weights(workspace, layer))
         if layer.bias is not None:
             layer.result = _add_bias(workspace, layer, make_bias(workspace, layer))
-        replace_uses(layer.end, layer.result)
-        for op in layer.bypassed:
-            replace_uses(op.outputs[0], op.inputs[0])
+        if layer.trail is None:
+            replace_uses(layer.end, layer.result)
+    absorbed = {name for layer in workspace.layers for name in layer.absorbed}
+    for trail, layers in _trails(workspace.layers).items():
+        _rebuild(workspace, trail, layers, absorbed)
 
 
 def _put_clone(layer: Layer, original: tf.Operation) -> tf.Operation:
@@ -39,9 +41,8 @@ def _put_clone(layer: Layer, original: tf.Operation) -> tf.Operation:
 
 
 def _add_bias(workspace: Workspace, layer: Layer, bias: tf.Tensor) -> tf.Tensor:
-    original = workspace.graph.get_operation_by_name(layer.absorbed[1])
-    if original.type == "BiasAdd":
-        made = _put_clone(layer, original)
+    if layer.bias_add is not None:
+        made = _put_clone(layer, layer.bias_add)
         set_input(made, 0, layer.op.outputs[0])
         set_input(made, 1, bias)
         return made.outputs[0]
@@ -50,3 +51,30 @@ def _add_bias(workspace: Workspace, layer: Layer, bias: tf.Tensor) -> tf.Tensor:
         added = tf.nn.bias_add(layer.op.outputs[0], bias, data_format=layer.data_format, name=name)
     layer.inserted.append(added.op)
     return added
+
+
+def _trails(layers: list[Layer]) -> dict[Trail, list[Layer]]:
+    """Returns the trails, each with the layers that it is behind."""
+    trails: dict[Trail, list[Layer]] = {}
+    for layer in layers:
+        if layer.trail is not None:
+            trails.setdefault(layer.trail, []).append(layer)
+    return trails
+
+
+def _rebuild(workspace: Workspace, trail: Trail, layers: list[Layer], absorbed: Collection[str]) -> None:
+    """Puts clones of what stays of a trail behind its layers."""
+    now = {layer.end.name: layer.output() for layer in layers}
+    for op in trail.ops:
+        moved = [(index, now[data.name]) for index, data in enumerate(op.inputs) if data.name in now]
+        if op.name in absorbed:
+            now[op.outputs[0].name] = moved[0][1]
+            continue
+        made = clone(op, f"{op.name}/quantized")
+        workspace.clones[op.name] = made.name
+        for index, data in moved:
+            set_input(made, index, data)
+        now[op.outputs[0].name] = made.outputs[0]
+    replace_uses(trail.end, now[trail.end.name])
+    if workspace.is_output(trail.end):
+        workspace.moved[trail.end.op.name] = now[trail.end.name]

@@ -9,13 +9,13 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from amct_tensorflow.graph.edit import scope_of, unique_scope
-from amct_tensorflow.graph.values import Value, value_of
+from amct_tensorflow.graph.values import Value, joined, part, value_of
 from amct_tensorflow.layers import FoundLayer, OpType, channel_axis, data_format
 
 FloatArray = npt.NDArray[np.float32]
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Layer:
     """A layer that is being quantized.
 
@@ -31,6 +31,7 @@ class Layer:
         weights_key: the same for layers with the same weights.
         bias: one value per output channel, or None.
         end: see above.
+        trail: what it absorbs behind `end` and what stays between, None if nothing; see `Trail`.
         absorbed: names of the user's ops that the layer stands for, the layer first.
         channel_axes: axes of the weights with a scale of their own; empty for one scale.
         bias_stays: whether a bias follows that the layer could not absorb here; it may in another graph of the model.
@@ -41,7 +42,8 @@ class Layer:
         result: once rewritten, the tensor that is the layer's output now.
         inserted: once rewritten, the ops that belong to the layer.
         clones: once rewritten, name of an original op -> name of its clone.
-        bypassed: absorbed ops behind a Reshape that stays.
+        bias_add: the BiasAdd right behind it that it absorbed, or None.
+        joined: names of the layers, itself included, that absorb something jointly; mostly none.
         scale_d_tensor, scale_w_tensor: in a calibration graph, the outputs of the ops that find the scales.
     """
 
@@ -63,7 +65,9 @@ class Layer:
     result: tf.Tensor | None = None
     inserted: list[tf.Operation] = dataclasses.field(default_factory=list)
     clones: dict[str, str] = dataclasses.field(default_factory=dict)
-    bypassed: list[tf.Operation] = dataclasses.field(default_factory=list)
+    bias_add: tf.Operation | None = None
+    trail: Trail | None = None
+    joined: tuple[str, ...] = ()
     scale_d_tensor: tf.Tensor | None = None
     scale_w_tensor: tf.Tensor | None = None
 
@@ -126,19 +130,118 @@ class Layer:
         return self.row.shifts and not self.bias_stays
 
     @property
+    def may_fuse(self) -> bool:
+        """Whether a batch norm may be folded into it."""
+        return self.fuse and self.row.takes_batch_norm
+
+    @property
     def skips_fusion(self) -> bool:
         """Whether its record must say that a batch norm is not folded into it, for whatever reason."""
         return self.row.takes_batch_norm and (not self.fuse or self.unfused_because is not None)
-
-    def absorb(self, op: tf.Operation) -> None:
-        """Takes the place of `op`, whose input `end` was, too."""
-        self.absorbed.append(op.name)
-        self.end = op.outputs[0]
 
     def output(self) -> tf.Tensor:
         """Returns `result` of a rewritten layer."""
         assert self.result is not None
         return self.result
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trail:
+    """What stands behind layers that have absorbed something behind ops that stay.
+
+    Attributes:
+        ops: the ops from the ends of the layers on, in order, absorbed or not.
+        end: what the last of them, which is absorbed, puts out.
+    """
+
+    ops: tuple[tf.Operation, ...]
+    end: tf.Tensor
+
+
+@dataclasses.dataclass
+class Front:
+    """Where what a layer has absorbed ends, and more may be absorbed.
+
+    It may be behind ops that only move the layer's results, and stay: a Reshape, or a Concat that joins the results of
+    several layers. What is absorbed there goes into the layers all the same.
+
+    Attributes:
+        layers: one, or those that are joined, in the order of their channels.
+        tensor: the results, in the user's graph.
+        axis: the axis of the channels in it, counted from the start.
+        passed: the ops between the ends of the layers and it, in order; empty as long as nothing that stays is between.
+    """
+
+    layers: list[Layer]
+    tensor: tf.Tensor
+    axis: int | None
+    passed: list[tf.Operation] = dataclasses.field(default_factory=list)
+
+    @classmethod
+    def of(cls, layer: Layer) -> Front:
+        """Starts right behind a layer."""
+        rank = layer.end.shape.rank
+        return cls([layer], layer.end, None if rank is None else layer.channel_axis % rank)
+
+    @property
+    def channels(self) -> int:
+        """The number of channels."""
+        return sum(layer.channels for layer in self.layers)
+
+    @property
+    def fusing(self) -> list[Layer]:
+        """The layers into which a batch norm may be folded."""
+        return [layer for layer in self.layers if layer.may_fuse]
+
+    @property
+    def bias(self) -> Value | None:
+        """The bias of the layers, one value per channel, or None if none has one."""
+        if all(layer.bias is None for layer in self.layers):
+            return None
+        return joined(
+            [np.zeros(layer.channels, np.float32) if layer.bias is None else layer.bias for layer in self.layers]
+        )
+
+    def parts(self, value: Value) -> list[Value]:
+        """Cuts a vector along the channels into those of the layers."""
+        if len(self.layers) == 1:
+            return [value]
+        ends = np.cumsum([layer.channels for layer in self.layers])
+        return [
+            part(value, int(end) - layer.channels, layer.channels) for layer, end in zip(self.layers, ends, strict=True)
+        ]
+
+    def absorb(self, op: tf.Operation) -> None:
+        """Takes the place of `op`, whose input `tensor` was, too."""
+        self.tensor = op.outputs[0]
+        if self.passed:
+            self.passed.append(op)
+        trail = Trail(tuple(self.passed), self.tensor) if self.passed else None
+        for layer in self.layers:
+            layer.absorbed.append(op.name)
+            layer.trail = trail
+            if trail is None:
+                layer.end = self.tensor
+            if len(self.layers) > 1:
+                layer.joined = tuple(other.name for other in self.layers)
+
+    def fold(self, op: tf.Operation) -> None:
+        """Absorbs a batch norm or Mul that is in the weights now."""
+        for layer in self.layers:
+            layer.folded = op.name
+        self.absorb(op)
+
+    def pass_by(self, op: tf.Operation, axis: int) -> None:
+        """Goes on behind `op`, which stays, and has the channels along `axis`."""
+        self.tensor, self.axis = op.outputs[0], axis
+        self.passed.append(op)
+        for layer in self.layers:
+            layer.unfused_because = None  # it was because of `op`
+
+    def not_fused(self, reason: str) -> None:
+        """Notes why something is not folded into the layers that it might be folded into."""
+        for layer in self.fusing:
+            layer.unfused_because = reason
 
 
 @dataclasses.dataclass
@@ -150,12 +253,14 @@ class Workspace:
         layers: the layers being quantized, in graph order.
         outputs: names of ops whose results the user fetches.
         moved: for outputs that are no op of the deployed graph, the tensor that is the output now.
+        clones: name of an original op that belongs to no layer -> name of its clone.
     """
 
     graph: tf.Graph
     layers: list[Layer]
     outputs: frozenset[str]
     moved: dict[str, tf.Tensor] = dataclasses.field(default_factory=dict)
+    clones: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def is_output(self, tensor: tf.Tensor) -> bool:
         """Tells whether the user fetches the op of this tensor."""

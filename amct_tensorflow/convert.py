@@ -41,5 +41,5 @@ def convert_model(pb_model: str, outputs: list[str], record_file: str, save_path
     write_model(workspace, model.outputs, files, _MODULE)
     for warning in warnings:
         LOGGER.push_warning_message(warning, _MODULE)
-    model.report(inventory, workspace.layers, _MODULE)
+    model.report(inventory, workspace, _MODULE)
     report_saved(files, _MODULE)

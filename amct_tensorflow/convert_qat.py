@@ -52,7 +52,7 @@ def convert_qat_model(pb_model: str, outputs: list[str], save_path: str, record_
     more = {} if record_file is None else {record_file: record_text(_final(workspace, taken.records))}
     write_model(workspace, model.outputs, files, _MODULE, more)
     _report_fake_quants(taken)
-    model.report(inventory, workspace.layers, _MODULE, taken.reasons, taken.failed)
+    model.report(inventory, workspace, _MODULE, taken.reasons, taken.failed)
     report_saved(files, _MODULE)
 
 

@@ -81,6 +81,7 @@ def simplified_config_of(inventory: Inventory, config_defination: str) -> QuantC
         inventory.traits,
         all_ops=inventory.all_ops,
         reasons=inventory.reasons,
+        tensor_reason=inventory.reason_against_tensor,
         op_types=quantizable_types(),
     )
 

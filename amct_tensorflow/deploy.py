@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Mapping
 
 import tensorflow as tf
 
@@ -16,10 +16,11 @@ from amct_tensorflow.graph.edit import upstream
 from amct_tensorflow.graph.ends import find_outputs
 from amct_tensorflow.graph.model_file import GraphDef, extract, import_graph, read_graph_def, serialize
 from amct_tensorflow.graph_passes.add_grouped_biases import has_grouped_bias
-from amct_tensorflow.graph_passes.workspace import Layer, Workspace
+from amct_tensorflow.graph_passes.workspace import Activation, Layer, Workspace
 from amct_tensorflow.inventory import Inventory
+from amct_tensorflow.layers import FoundLayer, split_tensor_key
 from amct_tensorflow.log import LOGGER
-from amct_tensorflow.record import LayerRecord, check_layer
+from amct_tensorflow.record import LayerRecord, check_activation, check_layer
 
 _LONGEST_PREFIX = 241  # with the longest ending still a legal file name
 
@@ -97,30 +98,53 @@ class FloatModel:
                 are not those of such a layer, or the outputs need none of its layers.
             AmctValueError: a factor is out of range.
         """
-        for name in records:
-            self._check_known(inventory, name, record_file)
-        layers = []
-        for name, found in inventory.layers.items():
-            if name in records and name in self.needed:
-                record, row = records[name], found.row
-                check_layer(
-                    name,
-                    record,
-                    op_type=found.op.type,
-                    has_weights=row.has_weights,
-                    channels=row.channels(found.op) if row.channel_wise else 1,
-                    input_channels=row.input_channels(found.op) if row.has_weights else 0,
-                    supports_shift=row.shifts,
-                )
-                layers.append(Layer.of(found, fuse=not record.skip_fusion, channel_wise=len(record.scale_w) > 1))
+        of_layers = {key for name, found in inventory.layers.items() for key, _ in found.row.activations(name)}
+        for key in records:
+            if key not in of_layers or split_tensor_key(key)[1] is None:
+                self._check_known(inventory, key, record_file)
+        layers = [
+            self._layer(found, records)
+            for name, found in inventory.layers.items()
+            if name in records and name in self.needed
+        ]
+        alone = [
+            self._alone(key, record)
+            for key, record in records.items()
+            if key not in of_layers and split_tensor_key(key)[0] in self.needed
+        ]
         if not layers:
             raise AmctRuntimeError(
                 f"the outputs {', '.join(self.outputs)} of {self.path} need none of the {len(records)} layers that "
                 f"{record_file} has factors for, so nothing would be quantized: name the outputs of the whole model"
             )
-        return Workspace(self.graph, layers, self.output_ops)
+        return Workspace(self.graph, layers, self.output_ops, alone)
 
-    def _check_known(self, inventory: Inventory, name: str, record_file: str) -> None:
+    def _layer(self, found: FoundLayer, records: Mapping[str, LayerRecord]) -> Layer:
+        """Starts the plan of a layer after checking its factors."""
+        row, record = found.row, records[found.op.name]
+        check_layer(
+            found.op.name,
+            record,
+            op_type=found.op.type,
+            has_weights=row.has_weights,
+            channels=row.channels(found.op) if row.channel_wise else 1,
+            input_channels=row.input_channels(found.op) if row.has_weights else 0,
+            supports_shift=row.shifts,
+        )
+        for key, _ in row.activations(found.op.name):
+            check_activation(key, records.get(key, LayerRecord()), symmetric=row.symmetric, op_type=found.op.type)
+        return Layer.of(found, fuse=not record.skip_fusion, channel_wise=len(record.scale_w) > 1)
+
+    def _alone(self, key: str, record: LayerRecord) -> Activation:
+        """Returns an input that is quantized alone after checking its factors."""
+        name, index = split_tensor_key(key)
+        op = self.graph.get_operation_by_name(name)
+        assert index is not None
+        check_layer(key, record, op_type=op.type, has_weights=False, channels=1, input_channels=0, supports_shift=False)
+        return Activation.alone(op, index)
+
+    def _check_known(self, inventory: Inventory, key: str, record_file: str) -> None:
+        name, index = split_tensor_key(key)
         if name not in inventory.all_ops:
             rest = name.partition("/")[2]  # the default prefix is import/
             hint = did_you_mean(name, inventory.layers)
@@ -129,14 +153,20 @@ class FloatModel:
             raise AmctRuntimeError(
                 f"find {name} failure in {self.path}. Please match {self.path} and {record_file}{hint}"
             )
-        if name not in inventory.traits:
+        if index is not None:
+            reason = inventory.reason_against_tensor(name, index)
+            if reason is not None:
+                raise AmctRuntimeError(
+                    f"input {index} of {name} cannot be quantized, {reason}: remove the entry {key} from {record_file}"
+                )
+        elif name not in inventory.traits:
             reason = inventory.reasons.get(name, "its op type is not quantizable")
             raise AmctRuntimeError(f"layer {name} cannot be quantized, {reason}: remove its entry from {record_file}")
 
     def report(
         self,
         inventory: Inventory,
-        layers: Sequence[Layer],
+        workspace: Workspace,
         module: str,
         reasons: Mapping[str, str] | None = None,
         failed: Container[str] = (),
@@ -144,7 +174,7 @@ class FloatModel:
         """Logs one line per layer; `reasons` and `failed` are of layers that were left out for other reasons."""
         left = {**dict.fromkeys(inventory.layers, "the record has no factors for it"), **(reasons or {})}
         unneeded = inventory.layers.keys() - self.needed
-        inventory.report(layers, left, module, failed=failed, unneeded=unneeded)
+        inventory.report(workspace, left, module, failed=failed, unneeded=unneeded)
 
 
 def write_model(
@@ -179,6 +209,5 @@ def report_saved(files: ResultFiles, module: str) -> None:
 
 
 def _extract(workspace: Workspace, outputs: list[str]) -> GraphDef:
-    moved = {layer.end.op.name: layer.output() for layer in workspace.layers if workspace.is_output(layer.end)}
     clones = {original: made for layer in workspace.layers for original, made in layer.clones.items()}
-    return extract(workspace.graph, outputs, {**workspace.moved, **moved}, {**workspace.clones, **clones})
+    return extract(workspace.graph, outputs, workspace.moved, {**workspace.clones, **clones})

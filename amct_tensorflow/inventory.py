@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Mapping
 
 import tensorflow as tf
 
 from amct_tensorflow.config import LayerTraits
 from amct_tensorflow.errors import AmctValueError
 from amct_tensorflow.graph.control_flow import ops_in_functions
-from amct_tensorflow.graph_passes.workspace import Layer
-from amct_tensorflow.layers import FoundLayer, find_layers, quantizable_types
+from amct_tensorflow.graph_passes.workspace import Workspace
+from amct_tensorflow.layers import FoundLayer, Surroundings, find_layers, quantizable_types, reason_against_tensor
 from amct_tensorflow.log import LOGGER
 from amct_tensorflow.ops import AMCT_OP_TYPES
 
@@ -32,6 +32,7 @@ class Inventory:
 
     graph: tf.Graph
     layers: dict[str, FoundLayer]
+    around: Surroundings
 
     @classmethod
     def of(cls, graph: tf.Graph) -> Inventory:
@@ -41,7 +42,8 @@ class Inventory:
             AmctValueError: the graph has quantization ops already.
         """
         refuse_quantized(graph)
-        return cls(graph, {found.op.name: found for found in find_layers(graph)})
+        around = Surroundings.of(graph)
+        return cls(graph, {found.op.name: found for found in find_layers(graph, around)}, around)
 
     @functools.cached_property
     def traits(self) -> dict[str, LayerTraits]:
@@ -53,6 +55,10 @@ class Inventory:
         """Why the others are not quantizable."""
         reasons = {name: found.reason for name, found in self.layers.items() if found.reason is not None}
         return reasons | {label: reason for _, label, reason in self._in_functions}
+
+    def reason_against_tensor(self, name: str, index: int) -> str | None:
+        """Returns why an input of an op of the graph cannot be quantized alone, in words, or None."""
+        return reason_against_tensor(self.graph.get_operation_by_name(name), index, self.around)
 
     @functools.cached_property
     def _in_functions(self) -> list[tuple[str, str, str]]:
@@ -69,7 +75,7 @@ class Inventory:
 
     def report(
         self,
-        layers: Sequence[Layer],
+        workspace: Workspace,
         left: Mapping[str, str],
         module: str,
         *,
@@ -78,16 +84,17 @@ class Inventory:
     ) -> None:
         """Logs one line per layer: quantized, or left float and why.
 
-        A layer that cannot be quantized is worth a warning; one that was left out on purpose is not.
+        A layer that cannot be quantized is worth a warning; one that was left out on purpose, or that stands where
+        nothing can be done about it, is not.
 
         Args:
-            layers: those that are quantized.
+            workspace: with what is quantized.
             left: the reasons of quantizable layers that are not among them.
             module: the job, for the lines.
             failed: names of those of `left` that cannot be quantized.
             unneeded: names of layers that the outputs do not need.
         """
-        quantized = {layer.name: layer for layer in layers}
+        quantized = {layer.name: layer for layer in workspace.layers}
         for name, found in self.layers.items():
             label = f"{found.op.type} {name}"
             if name in quantized:
@@ -95,12 +102,15 @@ class Inventory:
                 LOGGER.push_info_message(f"{label}: quantized" + (f"; {unfused}" if unfused else ""), module)
             elif name in unneeded:
                 LOGGER.push_info_message(f"{label}: left float because the outputs do not need it", module)
-            elif found.reason is not None or name in failed:
+            elif (found.reason is not None and not found.out_of_reach) or name in failed:
                 LOGGER.push_warning_message(f"{label}: left float because {found.reason or left[name]}", module)
             else:
-                LOGGER.push_info_message(f"{label}: left float because {left[name]}", module)
+                LOGGER.push_info_message(f"{label}: left float because {found.reason or left[name]}", module)
+        for activation in workspace.alone:
+            op = activation.op
+            LOGGER.push_info_message(f"{op.type} {op.name}: input {activation.index} is quantized", module)
         for op_type, name, reason in self._in_functions:
-            LOGGER.push_warning_message(f"{op_type} {name}: left float because {reason}", module)
+            LOGGER.push_info_message(f"{op_type} {name}: left float because {reason}", module)
         total = len(self.layers) + len(self._in_functions)
         LOGGER.push_info_message(f"{len(quantized)} of {total} Conv/MatMul/AvgPool layers are quantized", module)
 
@@ -112,4 +122,5 @@ def _traits(found: FoundLayer) -> LayerTraits:
         channel_wise=found.channel_wise,
         channel_wise_capable=found.row.channel_wise,
         fusable=found.row.takes_batch_norm,
+        symmetric=found.row.symmetric,
     )

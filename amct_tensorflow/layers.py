@@ -35,8 +35,10 @@ class OpType:
         reshapes_before_batch_norm: whether a Reshape stands between it and a batch norm, which wants 4-D input.
         shifts: whether SearchN looks for a shift of its int32 result.
         window: the pooling window [height, width] of an op; convolutions count as 1 x 1.
-        turned: tells whether the weights of an op have their input channels behind the output channels, by an
-            attribute; `of` then turns the two axes.
+        second_input: index of a second input that carries activations, in the place of weights; None without.
+        symmetric: whether its activations are quantized without offset.
+        with_halves: whether it is quantized in a model that computes partly in float16, and then may itself.
+        adapt: what `of` does.
         constraint: returns why an op of the type is not quantizable, in words, or None.
     """
 
@@ -51,19 +53,27 @@ class OpType:
     reshapes_before_batch_norm: bool = False
     shifts: bool = False
     window: Callable[[tf.Operation], list[int]] = lambda op: [1, 1]
-    turned: Callable[[tf.Operation], bool] = lambda op: False
+    second_input: int | None = None
+    symmetric: bool = False
+    with_halves: bool = True
+    adapt: Callable[[OpType, tf.Operation], OpType] = lambda row, op: row
     constraint: Constraint = lambda op: None
 
     def of(self, op: tf.Operation) -> OpType:
         """Returns the row as it is for one op."""
-        if not self.turned(op):
-            return self
-        return dataclasses.replace(self, channel_axes=(self.input_axis,), input_axis=self.channel_axes[0])
+        return self.adapt(self, op)
 
     @property
     def has_weights(self) -> bool:
         """Whether the op has weights."""
         return self.weight_input is not None
+
+    def activations(self, name: str) -> list[tuple[str, int]]:
+        """Returns (key, index) of the inputs that carry activations: the key of a layer's record, and the input."""
+        inputs = [(name, self.data_input)]
+        if self.second_input is not None:
+            inputs.append((tensor_key(name, self.second_input), self.second_input))
+        return inputs
 
     def weights(self, op: tf.Operation) -> tf.Tensor:
         """Returns the weights of an op whose type has some."""
@@ -107,9 +117,27 @@ def _no_transpose(op: tf.Operation) -> str | None:
     return None
 
 
+def _batch_matmul(row: OpType, op: tf.Operation) -> OpType:
+    if not is_parameter(op.inputs[1]):  # two tensors of activations
+        return dataclasses.replace(
+            row,
+            weight_input=None,
+            channel_axes=(),
+            takes_batch_norm=False,
+            second_input=1,
+            symmetric=True,
+            with_halves=False,
+        )
+    if op.get_attr("adj_y"):  # the weights have their input channels behind the output channels
+        return dataclasses.replace(row, channel_axes=(row.input_axis,), input_axis=row.channel_axes[0])
+    return row
+
+
 def _multiplies_by_a_matrix(op: tf.Operation) -> str | None:
     if op.get_attr("adj_x"):
         return "adj_x is True"
+    if is_parameter(op.inputs[0]):
+        return "its first input is a constant or variable, only its second may be"
     rank = op.inputs[1].shape.rank
     if is_parameter(op.inputs[1]) and rank != 2:
         return f"its constant second input has {rank} axes, only 2 are supported"
@@ -207,26 +235,58 @@ TABLE: dict[str, OpType] = {
                 channel_axes=(1,),
                 takes_batch_norm=True,
                 shifts=True,
-                turned=lambda op: bool(op.get_attr("adj_y")),
+                adapt=_batch_matmul,
                 constraint=_multiplies_by_a_matrix,
             )
             for name in ("BatchMatMul", "BatchMatMulV2", "BatchMatMulV3")
         ),
-        OpType("AvgPool", window=_pool_window, constraint=_pools_space_only),
+        OpType("AvgPool", window=_pool_window, with_halves=False, constraint=_pools_space_only),
     )
 }
+
+ADDITIONS = ("Add", "AddV2")
+
+# Types whose inputs can be quantized alone, without the op -> the inputs.
+TENSOR_INPUTS: dict[str, tuple[int, ...]] = {"MaxPool": (0,), **dict.fromkeys(ADDITIONS, (0, 1))}
 
 # What may stand between a layer and the Softmax that it feeds, besides a bias.
 _BEFORE_SOFTMAX = ("Reshape", "Squeeze", "Identity")
 
 
 @dataclasses.dataclass(frozen=True)
+class Surroundings:
+    """What a graph as a whole means for its ops.
+
+    Attributes:
+        in_control_flow: names of the ops inside loops and branches.
+        has_halves: whether something is computed in float16.
+    """
+
+    in_control_flow: set[str]
+    has_halves: bool
+
+    @classmethod
+    def of(cls, graph: tf.Graph) -> Surroundings:
+        """Looks at a graph."""
+        halves = (output for op in graph.get_operations() for output in op.outputs if output.dtype == tf.float16)
+        return cls(ops_in_control_flow(graph), any(not is_parameter(output) for output in halves))
+
+
+@dataclasses.dataclass(frozen=True)
 class FoundLayer:
-    """An op of a type of the table. `reason` says why it cannot be quantized; None if it can."""
+    """An op of a type of the table.
+
+    Attributes:
+        op: the op.
+        row: its type.
+        reason: why it cannot be quantized; None if it can.
+        out_of_reach: whether that is because of where it stands, and nothing can be done about it.
+    """
 
     op: tf.Operation
     row: OpType
     reason: str | None
+    out_of_reach: bool = False
 
     @property
     def channel_wise(self) -> bool:
@@ -234,24 +294,60 @@ class FoundLayer:
         return self.row.channel_wise and not feeds_softmax(self.op)
 
 
-def find_layers(graph: tf.Graph) -> Iterator[FoundLayer]:
+def find_layers(graph: tf.Graph, around: Surroundings | None = None) -> Iterator[FoundLayer]:
     """Yields every op whose type is in the table, in graph order."""
-    in_control_flow = ops_in_control_flow(graph)
+    around = around or Surroundings.of(graph)
     for op in graph.get_operations():
         row = TABLE.get(op.type)
         if row is not None:
             row = row.of(op)
-            inside = op.name in in_control_flow
-            yield FoundLayer(op, row, "it is inside a while loop or a cond" if inside else _reason_against(op, row))
+            inside = op.name in around.in_control_flow
+            yield FoundLayer(op, row, _INSIDE if inside else _reason_against(op, row, around), inside)
 
 
-def _reason_against(op: tf.Operation, row: OpType) -> str | None:
+_INSIDE = "it is inside a while loop or a cond"
+_HALVES = "the model computes partly in float16, where only layers with weights are quantized"
+
+
+def _reason_against(op: tf.Operation, row: OpType, around: Surroundings) -> str | None:
     dtype = op.inputs[row.data_input].dtype
+    if dtype != tf.float32 and not (dtype == tf.float16 and row.with_halves):
+        others = " and float16 are" if row.with_halves else " is"
+        return f"its type is {dtype.name}, only float32{others} supported"
+    if around.has_halves and not row.with_halves:
+        return _HALVES
+    reason = row.constraint(op)
+    if reason is None and is_constant(op.inputs[row.data_input]):
+        return "its input is constant"
+    return reason or (_reason_against_weights(op, row) if row.has_weights else None)
+
+
+def tensor_key(name: str, index: int) -> str:
+    """Returns the key of an op's input in a record; the first input of a layer goes by the layer's name instead."""
+    return f"{name}:{index}"
+
+
+def split_tensor_key(key: str) -> tuple[str, int | None]:
+    """Returns the op name and the input index of a key, None for that of a layer."""
+    name, _, index = key.rpartition(":")  # which no op name contains
+    return (name, int(index)) if index.isdecimal() and name else (key, None)
+
+
+def reason_against_tensor(op: tf.Operation, index: int, around: Surroundings) -> str | None:
+    """Returns why an input of an op cannot be quantized alone, in words, or None."""
+    inputs = TENSOR_INPUTS.get(op.type)
+    if inputs is None:
+        return f"it is of type {op.type}, only inputs of {', '.join(TENSOR_INPUTS)} are quantized alone"
+    if index not in inputs:
+        return f"{op.type} has no input {index} that can be"
+    if op.name in around.in_control_flow:
+        return _INSIDE
+    dtype = op.inputs[index].dtype
     if dtype != tf.float32:
         return f"its type is {dtype.name}, only float32 is supported"
-    if is_constant(op.inputs[row.data_input]):
-        return "its input is constant"
-    return row.constraint(op) or (_reason_against_weights(op, row) if row.has_weights else None)
+    if around.has_halves:
+        return _HALVES
+    return "that input is a constant or variable" if is_parameter(op.inputs[index]) else None
 
 
 def _reason_against_weights(op: tf.Operation, row: OpType) -> str | None:
@@ -279,7 +375,7 @@ def is_bias(op: tf.Operation, index: int) -> bool:
     """Tells whether `op` adds a parameter to its input `index`."""
     if op.type == "BiasAdd":
         return index == 0 and is_parameter(op.inputs[1])
-    return op.type in ("Add", "AddV2") and is_parameter(op.inputs[1 - index])
+    return op.type in ADDITIONS and is_parameter(op.inputs[1 - index])
 
 
 def quantizable_types() -> Sequence[str]:

@@ -11,6 +11,7 @@ from amct_tensorflow.arguments import check_file_path, check_graph, output_names
 from amct_tensorflow.config import LayerConfig, QuantConfig, read_config
 from amct_tensorflow.errors import AmctRuntimeError, AmctValueError
 from amct_tensorflow.files import not_writable
+from amct_tensorflow.graph.edit import upstream
 from amct_tensorflow.graph.ends import find_outputs
 from amct_tensorflow.graph_passes.workspace import Layer
 from amct_tensorflow.inventory import Inventory
@@ -28,7 +29,13 @@ def check_arguments(graph: tf.Graph, config_file: str, record_file: str) -> None
 
 def read_config_of(inventory: Inventory, config_file: str) -> QuantConfig:
     """Reads the configuration of the graph behind the inventory."""
-    return read_config(config_file, inventory.traits, all_ops=inventory.all_ops, reasons=inventory.reasons)
+    return read_config(
+        config_file,
+        inventory.traits,
+        all_ops=inventory.all_ops,
+        reasons=inventory.reasons,
+        tensor_reason=inventory.reason_against_tensor,
+    )
 
 
 def start_layers(inventory: Inventory, config: QuantConfig, module: str) -> list[Layer]:
@@ -60,6 +67,11 @@ def outputs_of(graph: tf.Graph, named: list[Any] | None, argument: str) -> froze
     names = [] if named is None else output_names(named, argument=argument)
     ends = [op for op in graph.get_operations() if not any(output.consumers() for output in op.outputs)]
     return frozenset(op.name for op in [*ends, *find_outputs(graph, names, "the graph")])
+
+
+def needed_for(graph: tf.Graph, named: list[Any] | None) -> set[str] | None:
+    """Returns the names of the ops that the outputs which the user names need, None if none are named."""
+    return None if named is None else upstream(find_outputs(graph, output_names(named, argument=""), "the graph"))
 
 
 def new_book(record_file: str, batch_num: int) -> RecordBook:

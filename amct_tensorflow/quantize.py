@@ -13,10 +13,18 @@ from amct_tensorflow.config import QuantConfig
 from amct_tensorflow.errors import AmctRuntimeError
 from amct_tensorflow.files import warn_if_exists
 from amct_tensorflow.graph_passes.pipelines import perform_calibration, plan_calibration
-from amct_tensorflow.graph_passes.workspace import Layer, Workspace
+from amct_tensorflow.graph_passes.workspace import Activation, Layer, Workspace
 from amct_tensorflow.inventory import Inventory
 from amct_tensorflow.log import LOGGER
-from amct_tensorflow.observe import check_arguments, new_book, outputs_of, read_config_of, start_layers, write_book
+from amct_tensorflow.observe import (
+    check_arguments,
+    needed_for,
+    new_book,
+    outputs_of,
+    read_config_of,
+    start_layers,
+    write_book,
+)
 from amct_tensorflow.ops import RecordBook, flush_record
 from amct_tensorflow.record import read_balance_factors
 
@@ -55,12 +63,16 @@ def quantize_model(
     workspace = Workspace(
         graph, start_layers(inventory, config, _MODULE), outputs_of(graph, calib_outputs, "calib_outputs")
     )
+    workspace.alone = [
+        Activation.alone(graph.get_operation_by_name(item.layer_name), item.input_index)
+        for item in config.tensor_quantize
+    ]
     if not _take_balance_factors(workspace, config, record_file):
         warn_if_exists(record_file, _MODULE)
-    plan_calibration(workspace)
+    plan_calibration(workspace, config, needed_for(graph, calib_outputs))
     book = _open_record(record_file, workspace, config)
     perform_calibration(workspace, config, book)
-    inventory.report(workspace.layers, _left_out(inventory, config), _MODULE)
+    inventory.report(workspace, _left_out(inventory, config), _MODULE)
     LOGGER.push_info_message(
         f"run the graph {config.batch_num} time(s) in a new session, then call save_model with {record_file}",
         _MODULE,
@@ -125,5 +137,9 @@ def _open_record(record_file: str, workspace: Workspace, config: QuantConfig) ->
             skip_fusion=layer.skips_fusion,
             balance_factors=layer.balance,
         )
+    of_layers = {layer.name for layer in workspace.layers}
+    for activation in workspace.activations():
+        if activation.key not in of_layers:
+            book.add_layer(activation.key, scale_w=None, wants_weights=False, wants_shift=False, skip_fusion=False)
     write_book(book)
     return book

@@ -10,6 +10,7 @@ from amct_tensorflow.deploy import FloatModel, ResultFiles, report_saved, write_
 from amct_tensorflow.errors import AmctRuntimeError
 from amct_tensorflow.graph_passes.pipelines import perform_deployment, plan_deployment
 from amct_tensorflow.inventory import Inventory
+from amct_tensorflow.layers import split_tensor_key
 from amct_tensorflow.log import LOGGER
 from amct_tensorflow.ops import batches_seen, batches_wanted, flush_record
 from amct_tensorflow.record import LayerRecord, read_record
@@ -46,7 +47,7 @@ def save_model(pb_model: str, outputs: list[str], record_file: str, save_path: s
     perform_deployment(workspace, records)
     write_model(workspace, model.outputs, files, _MODULE)
     _warn_of_lost_entries(inventory, records, record_file)
-    model.report(inventory, workspace.layers, _MODULE)
+    model.report(inventory, workspace, _MODULE)
     report_saved(files, _MODULE)
 
 
@@ -55,10 +56,11 @@ def _finished_records(record_file: str, needed: set[str]) -> dict[str, LayerReco
     path = os.path.realpath(record_file)
     flush_record(path)  # the ops write now and then only while layers are missing
     records = read_record(path)
+    wanted = batches_wanted(path)
     waiting = {
         name: _progress(path, name)
         for name, record in records.items()
-        if name in needed and (record.scale_d is None or 0 <= batches_seen(path, name) < batches_wanted(path))
+        if split_tensor_key(name)[0] in needed and (record.scale_d is None or 0 <= batches_seen(path, name) < wanted)
     }
     if waiting:
         shown = "; ".join(f"{name} ({progress})" for name, progress in list(waiting.items())[:_MOST_SHOWN])
@@ -84,7 +86,7 @@ def _progress(path: str, layer: str) -> str:
 
 def _check_shifts(inventory: Inventory, records: Mapping[str, LayerRecord], needed: set[str], record_file: str) -> None:
     """Raises if some of the layers that can have a shift have one and others not: their calibration was cut short."""
-    able = [name for name in records if name in needed and inventory.layers[name].row.shifts]
+    able = [name for name, found in inventory.layers.items() if name in records and name in needed and found.row.shifts]
     without = [name for name in able if not records[name].shift_bit]
     if without and len(without) < len(able):
         raise AmctRuntimeError(

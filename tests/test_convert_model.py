@@ -384,8 +384,9 @@ REFUSED: dict[str, tuple[str, type[AmctError], str]] = {
     ),
     "a_tensor": (
         entry("scale_d: 0.04 offset_d: 0", "block/relu:0"),
-        AmctValueError,
-        "the factors of a single tensor, block/relu:0 .* are not supported yet",
+        AmctRuntimeError,
+        r"input 0 of block/relu cannot be quantized, it is of type Relu6?, only inputs of MaxPool, Add, AddV2 are "
+        r"quantized alone: remove the entry block/relu:0 from",
     ),
     "of_other_weights": (
         entry("scale_d: 0.04 offset_d: 0 " + "scale_w: 0.001 offset_w: 0 " * 4),

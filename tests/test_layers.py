@@ -260,9 +260,12 @@ REFUSED = {
         ),
         "its weights 'weights:0' are computed, not a constant or a variable",
     ),
-    "float16": (lambda: _conv_of_type(tf.float16), "its type is float16, only float32 is supported"),
-    "bfloat16": (lambda: _conv_of_type(tf.bfloat16), "its type is bfloat16, only float32 is supported"),
-    "float64": (lambda: _conv_of_type(tf.float64), "its type is float64, only float32 is supported"),
+    "float16 AvgPool": (
+        lambda: _avg_pool(_image(dtype=tf.float16), [1, 2, 2, 1]),
+        "its type is float16, only float32 is supported",
+    ),
+    "bfloat16": (lambda: _conv_of_type(tf.bfloat16), "its type is bfloat16, only float32 and float16 are supported"),
+    "float64": (lambda: _conv_of_type(tf.float64), "its type is float64, only float32 and float16 are supported"),
     "float64 AvgPool": (
         lambda: _avg_pool(_image(dtype=tf.float64), [1, 2, 2, 1]),
         "its type is float64, only float32 is supported",

@@ -1,5 +1,6 @@
 """The configuration of the calibration, config.json or simplified: what to quantize, with which parameters."""
 
+from amct_tensorflow.config.assemble import default_activation
 from amct_tensorflow.config.defaults import default_config
 from amct_tensorflow.config.quant_config import (
     ActivationParams,
@@ -8,6 +9,7 @@ from amct_tensorflow.config.quant_config import (
     LayerConfig,
     LayerTraits,
     QuantConfig,
+    TensorConfig,
     WeightParams,
 )
 from amct_tensorflow.config.reader import read_config
@@ -21,7 +23,9 @@ __all__ = [
     "LayerConfig",
     "LayerTraits",
     "QuantConfig",
+    "TensorConfig",
     "WeightParams",
+    "default_activation",
     "default_config",
     "read_config",
     "simplified_config",

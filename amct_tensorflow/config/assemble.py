@@ -16,6 +16,7 @@ from amct_tensorflow.config.quant_config import (
     LayerConfig,
     LayerTraits,
     QuantConfig,
+    TensorConfig,
     WeightParams,
 )
 from amct_tensorflow.config.schema import Section, check_not_repeated, check_object
@@ -52,16 +53,18 @@ class LayerEntry:
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """The legal object of an item of tensor_quantize."""
+    """The two legal objects of an item of tensor_quantize."""
 
     tensor: Section
+    activation: Section
 
     def check_supported(self) -> None:
-        """Raises AmctValueError, since this version cannot carry out any."""
-        raise AmctValueError(
-            f"the quantization of input {self.tensor['input_index']} of layer {self.tensor['layer_name']} alone, "
-            f"{self.tensor.where}, is not supported yet; remove the item, and the input stays float"
-        )
+        """Raises AmctValueError for a legal value that this version cannot carry out."""
+        self.activation.check_supported()
+
+    def tensor_config(self) -> TensorConfig:
+        """Returns the item as plain data."""
+        return TensorConfig(self.tensor["layer_name"], self.tensor["input_index"], _activation_params(self.activation))
 
 
 def check_layer_entry(
@@ -86,7 +89,9 @@ def check_layer_entry(
         AmctValueError: a key is unknown or repeated, a value is out of range, or fields conflict.
     """
     layer = check_object(fields.LAYER, given, where=where)
-    activation = _check_activation(layer, activation_offset)
+    activation = _check_activation(layer, activation_offset and not traits.symmetric)
+    if traits.symmetric and activation["asymmetric"]:
+        activation = _made_symmetric(activation, traits)
     weights = check_object(
         fields.WEIGHT,
         layer["weight_quant_params"],
@@ -113,24 +118,40 @@ def check_tensor_entries(
 
     Raises:
         AmctTypeError: a value has the wrong type.
-        AmctValueError: an operation does not exist, a tensor is there twice, a key is unknown, repeated or missing,
-            a value is out of range, or fields conflict.
+        AmctValueError: an operation does not exist, a tensor is there twice or cannot be quantized, a key is unknown,
+            repeated or missing, a value is out of range, or fields conflict.
     """
     entries = []
     for index, item in enumerate(items):
         tensor = check_object(fields.TENSOR, item, where=f"tensor_quantize[{index}] of {source}")
-        names.check_exists(tensor["layer_name"], tensor.where)
-        _check_activation(tensor, activation_offset)
-        entries.append(TensorEntry(tensor))
+        names.check_tensor(tensor["layer_name"], tensor["input_index"], tensor.where)
+        entries.append(TensorEntry(tensor, _check_activation(tensor, activation_offset)))
     tensors = [f"{entry.tensor['layer_name']}:{entry.tensor['input_index']}" for entry in entries]
     check_not_repeated(tensors, f"tensor_quantize of {source}")
     return entries
 
 
-def quant_config(settings: Section, layers: dict[str, LayerConfig]) -> QuantConfig:
-    """Returns the validated global settings and the layers as plain data."""
-    names = [field.name for field in dataclasses.fields(QuantConfig) if field.name != "layers"]
-    return QuantConfig(**{name: settings[name] for name in names}, layers=layers)
+def quant_config(settings: Section, layers: dict[str, LayerConfig], tensors: Iterable[TensorEntry] = ()) -> QuantConfig:
+    """Returns the validated global settings, the layers and single tensors as plain data."""
+    others = ("layers", "tensor_quantize")
+    names = [field.name for field in dataclasses.fields(QuantConfig) if field.name not in others]
+    items = tuple(entry.tensor_config() for entry in tensors)
+    return QuantConfig(**{name: settings[name] for name in names}, tensor_quantize=items, layers=layers)
+
+
+def default_activation(activation_offset: bool) -> ActivationParams:
+    """Returns how an activation is quantized of which nothing is said."""
+    defaults = {"asymmetric": activation_offset}
+    return _activation_params(check_object(fields.ACTIVATION, {}, where="the defaults", defaults=defaults))
+
+
+def _made_symmetric(activation: Section, traits: LayerTraits) -> Section:
+    LOGGER.push_warning_message(
+        f"asymmetric true in {activation.where} has no effect: both inputs of a {traits.op_type} are quantized "
+        "symmetrically",
+        "config",
+    )
+    return dataclasses.replace(activation, values={**activation.values, "asymmetric": False})
 
 
 def _check_activation(parent: Section, activation_offset: bool) -> Section:

@@ -78,7 +78,7 @@ GLOBAL = Schema(
             default=1,
         ),
         Field("activation_offset", BOOL, default=True),
-        Field("joint_quant", BOOL, default=False, works=False),
+        Field("joint_quant", BOOL, default=False),
         Field("shift_n", BOOL, default=True),
         Field("do_fusion", BOOL, default=True),
         Field(
@@ -89,7 +89,7 @@ GLOBAL = Schema(
             works="DEFAULT",
         ),
         Field("skip_fusion_layers", STRINGS, default=()),
-        Field("tensor_quantize", OBJECTS, default=()),  # its items are refused one by one
+        Field("tensor_quantize", OBJECTS, default=()),
     )
 )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from amct_tensorflow.config.quant_config import LayerTraits
@@ -18,11 +18,13 @@ class LayerNames:
         layers: the quantizable ones, in graph order.
         all_ops: the names of all.
         reasons: why an operation of a known type cannot be quantized, in words.
+        tensor_reason: returns why an input of an operation cannot be quantized alone, in words, or None.
     """
 
     layers: Mapping[str, LayerTraits]
     all_ops: Collection[str]
     reasons: Mapping[str, str]
+    tensor_reason: Callable[[str, int], str | None] = lambda name, index: None
 
     def check_exists(self, name: str, where: str) -> None:
         """Raises AmctValueError if the graph has no operation of this name; suggests one of the layers."""
@@ -36,6 +38,13 @@ class LayerNames:
         if name not in self.layers:
             reason = self.reasons.get(name, "operations of its type are not quantized")
             raise AmctValueError(f"Layer {name} does not support quantization, {reason}; remove it from {where}")
+
+    def check_tensor(self, name: str, index: int, where: str) -> None:
+        """Raises AmctValueError, with the reason, for an input that cannot be quantized alone."""
+        self.check_exists(name, where)
+        reason = self.tensor_reason(name, index)
+        if reason is not None:
+            raise AmctValueError(f"Input {index} of {name} cannot be quantized, {reason}; remove it from {where}")
 
     def check_all_quantizable(self, names: Iterable[str], where: str) -> None:
         """Raises AmctValueError if a name is repeated or not that of a quantizable layer."""

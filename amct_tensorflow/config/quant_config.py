@@ -15,6 +15,7 @@ class LayerTraits:
         channel_wise: whether one weight scale per output channel is right for it.
         channel_wise_capable: whether its type can have one weight scale per output channel.
         fusable: whether its type can take a batch norm.
+        symmetric: whether its activations can only be quantized without offset.
     """
 
     op_type: str
@@ -22,6 +23,7 @@ class LayerTraits:
     channel_wise: bool
     channel_wise_capable: bool
     fusable: bool
+    symmetric: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,15 @@ class LayerConfig:
 
 
 @dataclass(frozen=True)
+class TensorConfig:
+    """How an input of an op is quantized alone; the fields are those of an item of ``tensor_quantize``."""
+
+    layer_name: str
+    input_index: int
+    activation: ActivationParams
+
+
+@dataclass(frozen=True)
 class QuantConfig:
     """A whole config.json; `layers` are in graph order, and a layer that is not there is not quantized."""
 
@@ -87,4 +98,5 @@ class QuantConfig:
     shift_n: bool
     do_fusion: bool
     skip_fusion_layers: tuple[str, ...]
+    tensor_quantize: tuple[TensorConfig, ...]
     layers: dict[str, LayerConfig]

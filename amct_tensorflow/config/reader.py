@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from amct_tensorflow.config import fields
 from amct_tensorflow.config.assemble import (
@@ -35,6 +35,7 @@ def read_config(
     *,
     all_ops: Collection[str],
     reasons: Mapping[str, str],
+    tensor_reason: Callable[[str, int], str | None],
 ) -> QuantConfig:
     """Reads and validates config.json; what it leaves out takes its default.
 
@@ -45,6 +46,7 @@ def read_config(
         layers: the quantizable layers of the graph, in graph order.
         all_ops: the names of all operations of the graph.
         reasons: why an operation of a known type cannot be quantized, in words, by name.
+        tensor_reason: returns why an input of an operation cannot be quantized alone, in words, or None.
 
     Returns:
         The configuration, its layers in graph order.
@@ -56,7 +58,7 @@ def read_config(
             be quantized, a value is out of range, or is legal but not supported by this version.
     """
     source = f"config file {path}"
-    names = LayerNames(layers, all_ops, reasons)
+    names = LayerNames(layers, all_ops, reasons, tensor_reason)
     document = _load(path, source)
     settings, entries, tensors = _check_document(document, names, source)
     parts: list[Section | LayerEntry | TensorEntry] = [settings, *entries.values(), *tensors]
@@ -68,7 +70,7 @@ def read_config(
             f"({source}: set quant_enable of at least one layer to true)"
         )
     in_graph_order = [name for name in layers if name in entries]
-    return quant_config(settings, {name: entries[name].layer_config(layers[name]) for name in in_graph_order})
+    return quant_config(settings, {name: entries[name].layer_config(layers[name]) for name in in_graph_order}, tensors)
 
 
 def _load(path: str | os.PathLike[str], source: str) -> JsonObject:

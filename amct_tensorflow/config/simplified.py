@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ def simplified_config(
     *,
     all_ops: Collection[str],
     reasons: Mapping[str, str],
+    tensor_reason: Callable[[str, int], str | None],
     op_types: Collection[str],
 ) -> QuantConfig:
     """Reads a simplified configuration and applies it to the layers of a graph.
@@ -37,6 +38,7 @@ def simplified_config(
         layers: the quantizable layers of the graph, in graph order.
         all_ops: the names of all operations of the graph.
         reasons: why an operation of a known type cannot be quantized, in words, by name.
+        tensor_reason: returns why an input of an operation cannot be quantized alone, in words, or None.
         op_types: the quantizable types, whether the graph has them or not.
 
     Returns:
@@ -49,7 +51,7 @@ def simplified_config(
     """
     source = f"config_defination {path}"
     config = read_simplified(path, source)
-    names = LayerNames(layers, all_ops, reasons)
+    names = LayerNames(layers, all_ops, reasons, tensor_reason)
     settings = check_object(fields.GLOBAL, global_settings(config), where=source)
     names.check_all_fusable(settings["skip_fusion_layers"], f"skip_fusion_layers of {source}")
     _check_types(config.skip_layer_types, op_types, f"skip_layer_types of {source}")
@@ -72,7 +74,7 @@ def simplified_config(
         )
         for name in chosen
     }
-    return quant_config(settings, {name: entry.layer_config(layers[name]) for name, entry in entries.items()})
+    return quant_config(settings, {name: entry.layer_config(layers[name]) for name, entry in entries.items()}, tensors)
 
 
 def _tensors(config: Any, names: LayerNames, activation_offset: bool, source: str) -> list[TensorEntry]:
@@ -124,9 +126,11 @@ class _Priorities:
         if not traits.has_weights:  # what is said of all layers is for those that it can be for
             common = {key: value for key, value in common.items() if key != "dmq_balancer_param"}
         if not traits.channel_wise:
-            common = _without_channel_wise(common)
+            common = _without(common, "weight_quant_params", "channel_wise")
         if traits.channel_wise_capable and not traits.channel_wise:
-            of_type = _without_channel_wise(of_type)
+            of_type = _without(of_type, "weight_quant_params", "channel_wise")
+        if traits.symmetric:
+            common = _without(common, "activation_quant_params", "asymmetric")
         return {**common, **of_type, **self.by_layer.get(name, {})}
 
     def weights_where(self, name: str, traits: LayerTraits, source: str) -> str | None:
@@ -141,12 +145,11 @@ class _Priorities:
         return None
 
 
-def _without_channel_wise(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the entry with the default for `channel_wise`."""
-    key = "weight_quant_params"
+def _without(entry: Mapping[str, Any], key: str, field: str) -> dict[str, Any]:
+    """Returns the entry with the default for a field of one of its objects."""
     if key not in entry:
         return dict(entry)
-    return {**entry, key: {name: value for name, value in entry[key].items() if name != "channel_wise"}}
+    return {**entry, key: {name: value for name, value in entry[key].items() if name != field}}
 
 
 def _check_types(types: Collection[str], op_types: Collection[str], where: str) -> None:

@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from amct_tensorflow.config import fields
-from amct_tensorflow.config.quant_config import ActivationParams, LayerConfig, QuantConfig
+from amct_tensorflow.config.quant_config import ActivationParams, LayerConfig, QuantConfig, TensorConfig
 from amct_tensorflow.config.schema import Schema
 from amct_tensorflow.files import write_file
 
@@ -16,7 +16,7 @@ def write_config(path: str | os.PathLike[str], config: QuantConfig) -> None:
     """Writes config.json atomically: UTF-8, indented by 4, no space after a colon, layers in graph order.
 
     `asymmetric` is written only where it differs from `activation_offset`, `dmq_balancer_param` only where the
-    balancer is on, `tensor_quantize` never, since there is none. Source: vendor documentation of config.json.
+    balancer is on, `tensor_quantize` only where it is not empty. Source: vendor documentation of config.json.
 
     Args:
         path: the file; parent directories are created, an existing file is replaced.
@@ -26,6 +26,9 @@ def write_config(path: str | os.PathLike[str], config: QuantConfig) -> None:
         AmctRuntimeError: the path cannot be written.
     """
     document = _known_fields(fields.GLOBAL, config)
+    tensors = document.pop("tensor_quantize")  # the last field
+    if tensors:
+        document["tensor_quantize"] = [_tensor(tensor, config.activation_offset) for tensor in tensors]
     for name, layer in config.layers.items():
         document[name] = _layer(layer, config.activation_offset)
     text = json.dumps(document, indent=4, separators=(",", ":"), ensure_ascii=False)
@@ -41,6 +44,12 @@ def _layer(layer: LayerConfig, activation_offset: bool) -> dict[str, Any]:
     if layer.weights is not None:
         entry["weight_quant_params"] = _known_fields(fields.WEIGHT, layer.weights)
     return entry
+
+
+def _tensor(tensor: TensorConfig, activation_offset: bool) -> dict[str, Any]:
+    """Returns an item of tensor_quantize."""
+    named = _known_fields(fields.TENSOR, tensor)
+    return {**named, "activation_quant_params": _activation(tensor.activation, activation_offset)}
 
 
 def _activation(params: ActivationParams, activation_offset: bool) -> dict[str, Any]:

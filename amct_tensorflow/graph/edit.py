@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -69,6 +70,24 @@ def _names_along(ops: Iterable[tf.Operation], neighbours: Callable[[tf.Operation
     return found
 
 
+def topological_order(graph: tf.Graph) -> dict[str, int]:
+    """Returns numbers of the ops, by name, with which each comes behind those that it needs, loops aside."""
+    order: dict[str, int] = {}
+    started: set[str] = set()
+    for root in graph.get_operations():
+        stack = [root]
+        while stack:
+            op = stack[-1]
+            waiting = [] if op.name in started else [*(used.op for used in op.inputs), *op.control_inputs]
+            started.add(op.name)
+            waiting = [other for other in waiting if other.name not in started]
+            stack.extend(waiting)
+            if not waiting:
+                order.setdefault(op.name, len(order))
+                stack.pop()
+    return order
+
+
 def set_input(op: tf.Operation, index: int, tensor: tf.Tensor) -> None:
     """Feeds `tensor` to input `index` of `op`."""
     op._update_input(index, tensor)
@@ -89,8 +108,27 @@ def add_control_input(op: tf.Operation, after: tf.Operation) -> None:
 
 def clone(op: tf.Operation, name: str) -> tf.Operation:
     """Returns a copy of `op` with the same inputs, control inputs and attributes, called `name`, made unique."""
-    attributes = {key: value for key, value in op.node_def.attr.items() if key != "_class"}
+    return _create(op, name, list(op.inputs), [output.dtype for output in op.outputs], _attributes(op))
+
+
+def clone_in_float32(op: tf.Operation, name: str, in_float32: Callable[[tf.Tensor], tf.Tensor]) -> tf.Operation:
+    """Returns a copy of `op` that computes in float32 what it computes in float16; `in_float32` casts its inputs."""
+    attributes = _attributes(op)
+    half, single = tf.float16.as_datatype_enum, tf.float32.as_datatype_enum
+    for key, value in attributes.items():
+        if value.type == half:
+            attributes[key] = tf.compat.v1.AttrValue(type=single)
+    inputs = [in_float32(tensor) if tensor.dtype == tf.float16 else tensor for tensor in op.inputs]
+    dtypes = [tf.float32 if output.dtype == tf.float16 else output.dtype for output in op.outputs]
+    return _create(op, name, inputs, dtypes, attributes)
+
+
+def _attributes(op: tf.Operation) -> dict[str, Any]:
+    return {key: value for key, value in op.node_def.attr.items() if key != "_class"}
+
+
+def _create(
+    op: tf.Operation, name: str, inputs: list[tf.Tensor], dtypes: list[tf.DType], attributes: dict[str, Any]
+) -> tf.Operation:
     with at_root(op.graph), op.graph.control_dependencies(op.control_inputs):
-        return op.graph.create_op(
-            op.type, list(op.inputs), [output.dtype for output in op.outputs], name=name, attrs=attributes
-        )
+        return op.graph.create_op(op.type, inputs, dtypes, name=name, attrs=attributes)

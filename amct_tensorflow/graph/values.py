@@ -149,9 +149,13 @@ def is_parameter(tensor: tf.Tensor) -> bool:
 
 
 def value_of(parameter: tf.Tensor) -> Value:
-    """Returns the constant behind the tensor, or the tensor itself, deferred, if there is a variable."""
+    """Returns the constant behind the tensor, or the tensor itself, deferred, if there is a variable; in float32."""
     value = constant_value(parameter)
-    return Deferred(lambda: parameter) if value is None else value
+    if value is not None:
+        return value.astype(np.float32, copy=False)
+    if parameter.dtype.base_dtype == tf.float32:
+        return Deferred(lambda: parameter)
+    return Deferred(lambda: tf.cast(parameter, tf.float32))
 
 
 def materialize(graph: tf.Graph, value: Value, name: str) -> tf.Tensor:

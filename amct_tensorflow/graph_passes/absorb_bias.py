@@ -6,7 +6,8 @@ themselves:
 1. BiasAdd(y, b), b a constant or variable, along the layer's channels: b.
 2. Add or AddV2 of y and a parameter, in either order, or Sub of a parameter from y, the parameter along the channels
    only: that value for each channel.
-3. Anything else, such as the sum of two branches: left alone. If it is a bias, `Layer.bias_stays` tells.
+3. Anything else, such as the sum of two branches or an Add whose input is to be quantized: left alone. If it is a
+   bias, `Layer.bias_stays` tells.
 
 A layer takes a second bias only where a Mul stands between the two, as in a batch norm of small ops. Any other Add,
 such as the 3 of a hard sigmoid, says nothing of the scale of the layer's results and might not fit into its int32.
@@ -30,7 +31,8 @@ def absorb_bias(workspace: Workspace, front: Front) -> bool:
     if before is not None and front.tensor.op.type not in MULTIPLICATIONS:
         return False
     use = sole_consumer(front.tensor)
-    bias = None if use is None or workspace.is_output(front.tensor) else _bias_of(front, *use)
+    stays = use is None or workspace.is_output(front.tensor) or workspace.is_alone(use[0])
+    bias = None if use is None or stays else _bias_of(front, *use)
     if use is None or bias is None:
         for layer in front.layers:
             layer.bias_stays = any(is_bias(op, index) for op, index in consumers(front.tensor))

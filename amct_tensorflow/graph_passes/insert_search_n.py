@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import tensorflow as tf
 
 from amct_tensorflow.graph.edit import at_root, replace_uses
 from amct_tensorflow.graph_passes.workspace import Layer, Workspace
+from amct_tensorflow.layers import tensor_key
 from amct_tensorflow.ops import RecordBook, tensorflow_ops
 
 
-def insert_search_n(workspace: Workspace, book: RecordBook, batch_num: int) -> None:
-    """Runs the pass, after the one that inserts QuantIfmr."""
+def insert_search_n(workspace: Workspace, book: RecordBook, batch_num: int, scales: Mapping[str, tf.Tensor]) -> None:
+    """Runs the pass, after the one that inserts QuantIfmr, with the scales that it returns."""
     for layer in workspace.layers:
         if not layer.wants_shift:
             continue
@@ -19,8 +22,8 @@ def insert_search_n(workspace: Workspace, book: RecordBook, batch_num: int) -> N
         with at_root(workspace.graph):
             layer.result = tensorflow_ops().search_n(
                 before,
-                layer.scale_d_tensor,
-                _weight_scales(layer, scope),
+                scales[layer.name],
+                _other_scales(layer, scales, scope),
                 record_file=book.path,
                 generation=book.generation,
                 layer=layer.name,
@@ -31,7 +34,10 @@ def insert_search_n(workspace: Workspace, book: RecordBook, batch_num: int) -> N
         replace_uses(before, layer.output(), but_not_in=[layer.output().op])
 
 
-def _weight_scales(layer: Layer, scope: str) -> tf.Tensor:
+def _other_scales(layer: Layer, scales: Mapping[str, tf.Tensor], scope: str) -> tf.Tensor:
+    """Returns those of the weights, or of what stands in their place."""
+    if layer.row.second_input is not None:
+        return scales[tensor_key(layer.name, layer.row.second_input)]
     if layer.scale_w_tensor is not None:
         return layer.scale_w_tensor
     return tf.constant(layer.scale_w, name=scope + "scale_w")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Container, Mapping
 
 import numpy as np
 import tensorflow as tf
 
-from amct_tensorflow.config import QuantConfig
+from amct_tensorflow.config import ActivationParams, QuantConfig, default_activation
 from amct_tensorflow.errors import AmctRuntimeError, AmctValueError
 from amct_tensorflow.graph.fake_quant import FakeQuant
 from amct_tensorflow.graph.values import Deferred, materialize
@@ -29,12 +29,17 @@ from amct_tensorflow.graph_passes.deploy_parameters import Int8Weights, integer_
 from amct_tensorflow.graph_passes.deploy_results import insert_ascend_dequant
 from amct_tensorflow.graph_passes.hold_outputs import hold_outputs
 from amct_tensorflow.graph_passes.insert_search_n import insert_search_n
+from amct_tensorflow.graph_passes.join_additions import join_additions
 from amct_tensorflow.graph_passes.join_layers import join_layers
 from amct_tensorflow.graph_passes.match_record import belongs_to_unfused, check_fit, check_own_scales
+from amct_tensorflow.graph_passes.move_outputs import move_outputs
 from amct_tensorflow.graph_passes.pass_movers import pass_mover
+from amct_tensorflow.graph_passes.relax_relu6 import relax_relu6
 from amct_tensorflow.graph_passes.rewrite_layers import rewrite_layers
 from amct_tensorflow.graph_passes.scales_for_biases import free_dead_channels, widen_vanishing_scales
+from amct_tensorflow.graph_passes.share_with_max_pools import share_with_max_pools
 from amct_tensorflow.graph_passes.workspace import Front, Layer, Workspace
+from amct_tensorflow.layers import Surroundings, tensor_key
 from amct_tensorflow.ops import RecordBook
 from amct_tensorflow.record import LayerRecord
 
@@ -64,11 +69,16 @@ def perform_balance(workspace: Workspace, book: RecordBook, batch_num: int, stre
     observe_balance(workspace, book, batch_num, strengths)
 
 
-def plan_calibration(workspace: Workspace) -> None:
-    """Plans the calibration graph; raises where a layer cannot be calibrated, the graph being untouched."""
+def plan_calibration(workspace: Workspace, config: QuantConfig, needed: Container[str] | None) -> None:
+    """Plans the calibration graph; raises where a layer cannot be calibrated, the graph being untouched.
+
+    `needed` are the names of the ops that will be run; None for all.
+    """
     plan_fusions(workspace)
     balance_weights(workspace)  # those with their batch norm, whose scales are found next
     find_weight_scales(workspace)
+    if config.joint_quant:
+        workspace.joint = join_additions(workspace, Surroundings.of(workspace.graph), needed)
 
 
 def perform_calibration(workspace: Workspace, config: QuantConfig, book: RecordBook) -> None:
@@ -76,11 +86,21 @@ def perform_calibration(workspace: Workspace, config: QuantConfig, book: RecordB
     rewrite_layers(workspace, FakeQuantizedWeights(book), _float_bias)
     add_grouped_biases(workspace)  # what comes next goes behind them
     balance_inputs(workspace)  # what is quantized is the balanced input
-    params = {name: layer.activation for name, layer in config.layers.items()}
-    calibrate_activations(workspace, book, config.batch_num, params)
+    scales = calibrate_activations(
+        workspace, book, config.batch_num, _activation_params(workspace, config), workspace.joint
+    )
     if config.shift_n:
-        insert_search_n(workspace, book, config.batch_num)  # needs the scales of the activations
+        insert_search_n(workspace, book, config.batch_num, scales)
     hold_outputs(workspace)  # needs the final result of each layer
+
+
+def _activation_params(workspace: Workspace, config: QuantConfig) -> dict[str, ActivationParams]:
+    """Returns how to calibrate each activation."""
+    params = {tensor_key(item.layer_name, item.input_index): item.activation for item in config.tensor_quantize}
+    for layer in workspace.layers:
+        params |= {activation.key: config.layers[layer.name].activation for activation in layer.activations()}
+    default = default_activation(config.activation_offset)
+    return {activation.key: params.get(activation.key, default) for activation in workspace.activations()}
 
 
 def plan_deployment(workspace: Workspace, records: Mapping[str, LayerRecord]) -> None:
@@ -141,13 +161,20 @@ def perform_deployment(
     insert_ascend_quant(workspace, records, quants)
     deploy_fake_quants(workspace, fake_quants, quants)  # while they still share inputs with the layers
     insert_ascend_dequant(workspace, records)  # behind the bias that the rewriting left
+    move_outputs(workspace)  # the results are final now
+    share_with_max_pools(workspace, quants)
+    relax_relu6(workspace)  # which a MaxPool, unlike an AscendQuant, would hinder
 
 
 def _take_factors(workspace: Workspace, records: Mapping[str, LayerRecord]) -> None:
     """Gives the layers the scales of their records, and balances their weights."""
     for layer in workspace.layers:
         record = records[layer.name]
-        layer.scale_w = np.array(record.scale_w or [1.0], np.float32)
+        if layer.row.second_input is not None:  # what stands in the place of weights has a scale of its own
+            record_of_second = records[tensor_key(layer.name, layer.row.second_input)]
+            layer.scale_w = np.array([record_of_second.scale_d], np.float32)
+        else:
+            layer.scale_w = np.array(record.scale_w or [1.0], np.float32)
         if layer.scale_w.size == 1:
             layer.channel_axes = ()
         if record.tensor_balance_factor:

@@ -102,7 +102,7 @@ def take_out_fake_quants(graph: tf.Graph, outputs: frozenset[str]) -> TakenOut:
     found = {op.name: read_fake_quant(op) for op in fake_quants}
     for op in ops:
         if op.type in TABLE:
-            _read_layer(op, TABLE[op.type], found, taken)
+            _read_layer(op, TABLE[op.type].of(op), found, taken)
     for quant in found.values():
         if isinstance(quant, FakeQuant):
             make_computable(quant)
@@ -132,6 +132,9 @@ def _take_out(op: tf.Operation, quant: FakeQuant | str, model: _Model, taken: Ta
 
 def _read_layer(op: tf.Operation, row: OpType, found: dict[str, FakeQuant | str], taken: TakenOut) -> None:
     """Notes the factors of a layer, or why it has none."""
+    if row.second_input is not None:
+        taken.reasons[op.name] = "of its two inputs none is weights, and such layers are only calibrated"
+        return
     data = _nearest(op.inputs[row.data_input], found, _MOVES_VALUES)
     weights = _nearest(row.weights(op), found, _MOVES_WEIGHTS) if row.has_weights else None
     against_data = data.reason_against_activations() if isinstance(data, FakeQuant) else data

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from amct_tensorflow.graph.edit import scope_of, unique_scope
+from amct_tensorflow.graph.edit import scope_of, set_input, unique_scope, upstream
 from amct_tensorflow.graph.values import Value, joined, part, value_of
-from amct_tensorflow.layers import FoundLayer, OpType, channel_axis, data_format
+from amct_tensorflow.layers import FoundLayer, OpType, channel_axis, data_format, tensor_key
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -40,11 +40,12 @@ class Layer:
         scale_w: one value or one per channel; None if an op of the graph computes it, or without weights.
         balance: the factors that move from its input to its weights, one per input channel; None without.
         result: once rewritten, the tensor that is the layer's output now.
+        cast_back: once rewritten, the result in float16 where `end` is in float16; None otherwise.
         inserted: once rewritten, the ops that belong to the layer.
         clones: once rewritten, name of an original op -> name of its clone.
         bias_add: the BiasAdd right behind it that it absorbed, or None.
         joined: names of the layers, itself included, that absorb something jointly; mostly none.
-        scale_d_tensor, scale_w_tensor: in a calibration graph, the outputs of the ops that find the scales.
+        scale_w_tensor: in a calibration graph, the output of the op that finds its scale_w.
     """
 
     name: str
@@ -63,12 +64,12 @@ class Layer:
     scale_w: FloatArray | None = None
     balance: FloatArray | None = None
     result: tf.Tensor | None = None
+    cast_back: tf.Tensor | None = None
     inserted: list[tf.Operation] = dataclasses.field(default_factory=list)
     clones: dict[str, str] = dataclasses.field(default_factory=dict)
     bias_add: tf.Operation | None = None
     trail: Trail | None = None
     joined: tuple[str, ...] = ()
-    scale_d_tensor: tf.Tensor | None = None
     scale_w_tensor: tf.Tensor | None = None
 
     @classmethod
@@ -103,6 +104,10 @@ class Layer:
     def data(self) -> tf.Tensor:
         """The tensor that the layer is applied to."""
         return self.op.inputs[self.row.data_input]
+
+    def activations(self) -> list[Activation]:
+        """Returns the inputs of its op that are quantized."""
+        return [Activation(key, self.op, index, self.scope) for key, index in self.row.activations(self.name)]
 
     @property
     def data_format(self) -> str:
@@ -143,6 +148,41 @@ class Layer:
         """Returns `result` of a rewritten layer."""
         assert self.result is not None
         return self.result
+
+    def stand_in(self) -> tf.Tensor:
+        """Returns what is in the place of `end` once the layer is rewritten."""
+        return self.output() if self.cast_back is None else self.cast_back
+
+
+@dataclasses.dataclass(frozen=True)
+class Activation:
+    """An input of an op that is quantized: of a layer, or alone.
+
+    Attributes:
+        key: under which its factors stand in a record.
+        op: the op.
+        index: the input.
+        scope: the op's name scope, with a trailing slash, or empty.
+    """
+
+    key: str
+    op: tf.Operation
+    index: int
+    scope: str
+
+    @classmethod
+    def alone(cls, op: tf.Operation, index: int) -> Activation:
+        """Returns an input of an op that is no layer."""
+        return cls(tensor_key(op.name, index), op, index, scope_of(op.name))
+
+    @property
+    def data(self) -> tf.Tensor:
+        """The tensor."""
+        return self.op.inputs[self.index]
+
+    def replace(self, tensor: tf.Tensor) -> None:
+        """Feeds another tensor."""
+        set_input(self.op, self.index, tensor)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -228,7 +268,7 @@ class Front:
     def fold(self, op: tf.Operation) -> None:
         """Absorbs a batch norm or Mul that is in the weights now."""
         for layer in self.layers:
-            layer.folded = op.name
+            layer.folded, layer.unfused_because = op.name, None
         self.absorb(op)
 
     def pass_by(self, op: tf.Operation, axis: int) -> None:
@@ -236,12 +276,16 @@ class Front:
         self.tensor, self.axis = op.outputs[0], axis
         self.passed.append(op)
         for layer in self.layers:
-            layer.unfused_because = None  # it was because of `op`
+            layer.unfused_because = None  # that was because of `op`
 
     def not_fused(self, reason: str) -> None:
-        """Notes why something is not folded into the layers that it might be folded into."""
+        """Notes why nothing is folded into the layers that it might be folded into.
+
+        Where something else is already, a record cannot tell: a model that is saved with the same outputs folds alike.
+        """
         for layer in self.fusing:
-            layer.unfused_because = reason
+            if layer.folded is None:
+                layer.unfused_because = reason
 
 
 @dataclasses.dataclass
@@ -252,6 +296,8 @@ class Workspace:
         graph: edited in place.
         layers: the layers being quantized, in graph order.
         outputs: names of ops whose results the user fetches.
+        alone: inputs of other ops that are quantized.
+        joint: keys of activations that get the same factors when they are calibrated, group by group.
         moved: for outputs that are no op of the deployed graph, the tensor that is the output now.
         clones: name of an original op that belongs to no layer -> name of its clone.
     """
@@ -259,6 +305,8 @@ class Workspace:
     graph: tf.Graph
     layers: list[Layer]
     outputs: frozenset[str]
+    alone: list[Activation] = dataclasses.field(default_factory=list)
+    joint: list[list[str]] = dataclasses.field(default_factory=list)
     moved: dict[str, tf.Tensor] = dataclasses.field(default_factory=dict)
     clones: dict[str, str] = dataclasses.field(default_factory=dict)
 
@@ -266,6 +314,25 @@ class Workspace:
         """Tells whether the user fetches the op of this tensor."""
         return tensor.op.name in self.outputs
 
-    def scope_for(self, layer: Layer, kind: str) -> str:
+    def is_fetched(self, tensor: tf.Tensor) -> bool:
+        """Tells whether the user fetches this tensor of a deployed graph, under whatever name."""
+        return self.is_output(tensor) or any(tensor.name == moved.name for moved in self.moved.values())
+
+    def live(self) -> set[str]:
+        """Returns the names of the ops that the outputs need, of a deployed graph."""
+        return upstream(
+            self.moved[name].op if name in self.moved else self.graph.get_operation_by_name(name)
+            for name in self.outputs
+        )
+
+    def is_alone(self, op: tf.Operation) -> bool:
+        """Tells whether an input of the op is quantized, which is no layer."""
+        return any(activation.op.name == op.name for activation in self.alone)
+
+    def activations(self) -> list[Activation]:
+        """Returns all inputs that are quantized, those of layers first."""
+        return [*(activation for layer in self.layers for activation in layer.activations()), *self.alone]
+
+    def scope_for(self, layer: Layer | Activation, kind: str) -> str:
         """Reserves ``<scope>/<kind>``, or ``_1``, … and returns it with a trailing slash."""
         return unique_scope(self.graph, layer.scope + kind) + "/"

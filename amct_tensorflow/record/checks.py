@@ -123,6 +123,29 @@ def check_layer(
         )
 
 
+def check_activation(key: str, record: LayerRecord, *, symmetric: bool, op_type: str) -> None:
+    """Checks the factors of an input that carries activations.
+
+    Args:
+        key: the layer's name, or ``name:index`` for an input of it that has an entry of its own.
+        record: the factors of the entry.
+        symmetric: whether the input is quantized without offset.
+        op_type: type of the operation.
+
+    Raises:
+        AmctRuntimeError: a factor is missing, or there is an offset.
+    """
+    if record.scale_d is None:
+        raise AmctRuntimeError(
+            f"cannot find scale_d of layer {key} in record_file, please check data calibration process!"
+        )
+    if symmetric and record.offset_d:
+        raise AmctRuntimeError(
+            f"offset_d of layer {key} in record_file is {record.offset_d}: both inputs of a {op_type} are quantized "
+            "symmetrically, calibrate it with asymmetric false"
+        )
+
+
 def _check_each(field: str, values: Sequence[float], where: str, rule: str, legal: Callable[[float], bool]) -> None:
     """Raises for the first value that is not legal."""
     for index, value in enumerate(values):
@@ -151,7 +174,9 @@ def _check_shift_bits(shift_bit: Sequence[int], where: str) -> None:
 
 def _check_lengths(record: LayerRecord, where: str) -> None:
     lengths = {"scale_w": len(record.scale_w), "offset_w": len(record.offset_w)}
-    if record.shift_bit:
+    if record.shift_bit and not record.scale_w:  # of a layer without weights, whose result has one scale
+        lengths = {"shift_bit": len(record.shift_bit), "scale_d": 1}
+    elif record.shift_bit:
         lengths["shift_bit"] = len(record.shift_bit)
     if len(set(lengths.values())) > 1:
         names = " and ".join(f"{field}'s length({length})" for field, length in lengths.items())

@@ -153,10 +153,6 @@ def _entries(message: Any, source: str) -> Iterator[tuple[str, Any]]:
             raise AmctRuntimeError(
                 f"cannot find 'value' in {entry.key} in record_file. ({source}: add its factors or delete it)"
             )
-        if ":" in entry.key:
-            raise AmctValueError(
-                f"the factors of a single tensor, {entry.key} in {source}, are not supported yet; delete them"
-            )
         if entry.value.prune_producer or entry.value.prune_consumer:
             raise AmctValueError(f"pruning of layer {entry.key} in {source} is not supported yet; delete it")
         yield entry.key, entry.value

@@ -16,6 +16,11 @@ POOL = LayerTraits("AvgPool", has_weights=False, channel_wise=False, channel_wis
 LAYERS = {"net/conv": CONV, "net/pool": POOL, "net/fc": MATMUL, "net/logits": LOGITS}
 
 
+def tensor_reason(name: str, index: int) -> str | None:
+    """Which single inputs can be quantized: two of one op."""
+    return None if name == "net/relu" and index < 2 else f"it has no input {index} that can be"
+
+
 @pytest.fixture
 def layers() -> dict[str, LayerTraits]:
     """The quantizable layers: one of each kind, `net/logits` feeding Softmax."""
@@ -39,7 +44,7 @@ def read(tmp_path, graph):
         path = tmp_path / "config.json"
         text = content if isinstance(content, (str, bytes)) else json.dumps(content)
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return read_config(path, LAYERS, **graph)
+        return read_config(path, LAYERS, **graph, tensor_reason=tensor_reason)
 
     return read_content
 
@@ -52,7 +57,7 @@ def simplified(tmp_path, graph):
         path = tmp_path / "quant.cfg"
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
         op_types = ["Conv2D", "DepthwiseConv2dNative", "MatMul", "AvgPool"]
-        return simplified_config(path, LAYERS, **graph, op_types=op_types)
+        return simplified_config(path, LAYERS, **graph, tensor_reason=tensor_reason, op_types=op_types)
 
     return apply
 

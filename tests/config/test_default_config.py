@@ -37,6 +37,7 @@ def test_defaults(default):
         batch_num=1,
         activation_offset=True,
         joint_quant=False,
+        tensor_quantize=(),
         shift_n=True,
         do_fusion=True,
         skip_fusion_layers=(),

@@ -130,12 +130,12 @@ def test_accepts_limits(read, params):
 
 def test_missing_file(tmp_path, layers, graph):
     with pytest.raises(AmctRuntimeError, match=r"config file .*none\.json cannot be read .*create_quant_config"):
-        read_config(tmp_path / "none.json", layers, **graph)
+        read_config(tmp_path / "none.json", layers, **graph, tensor_reason=lambda name, index: None)
 
 
 def test_directory(tmp_path, layers, graph):
     with pytest.raises(AmctRuntimeError, match=r"cannot be read .*directory"):
-        read_config(tmp_path, layers, **graph)
+        read_config(tmp_path, layers, **graph, tensor_reason=lambda name, index: None)
 
 
 @pytest.mark.parametrize(

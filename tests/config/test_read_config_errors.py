@@ -259,6 +259,12 @@ def test_tensor_of_an_unknown_layer(read):
         read(tensor(layer_name="pool"))
 
 
+def test_a_tensor_that_cannot_be_quantized(read):
+    message = r"^Input 2 of net/relu cannot be quantized, it has no input 2 .*; remove it from tensor_quantize\[0\] of"
+    with pytest.raises(AmctValueError, match=message):
+        read({**tensor(input_index=2), **conv()})
+
+
 def test_a_tensor_twice(read):
     twice = [{"layer_name": "net/relu", "input_index": index} for index in (0, 1, 0)]
     message = "Please delete repeated items in tensor_quantize of config file .*, repeated items are net/relu:0$"
@@ -269,14 +275,13 @@ def test_a_tensor_twice(read):
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        ({"joint_quant": True}, "joint_quant True in config file .*; set it to false"),
         (
             {"fakequant_precision_mode": "FORCE_FP16_QUANT"},
             'fakequant_precision_mode .* in config file .*; set it to "DEFAULT"',
         ),
         (
-            tensor(),
-            r"input 0 of layer net/relu alone, tensor_quantize\[0\] of config file .*,; remove the item, and the input",
+            tensor(activation_quant_params={"num_bits": 16}),
+            r"num_bits 16 in activation_quant_params of tensor_quantize\[0\] of config file .*; set it to 8",
         ),
         (activation(num_bits=16), "num_bits 16 in activation_quant_params of layer net/conv .*; set it to 8"),
         (activation(act_algo="hfmg", num_bits=4), "num_bits 4 in activation_quant_params of layer net/conv .*; set it"),
@@ -287,9 +292,8 @@ def test_a_tensor_twice(read):
         ),
     ],
     ids=[
-        "joint_quant",
         "fp16",
-        "tensor",
+        "tensor_bits",
         "activation_bits",
         "hfmg_bits",
         "weight_bits",
@@ -304,4 +308,4 @@ def test_not_supported_yet(read, document, message):
 
 def test_illegal_values_are_told_before_unsupported_ones(read):
     with pytest.raises(AmctValueError, match="max_percentile must be"):
-        read({"joint_quant": True, **activation(max_percentile=2)})
+        read({"fakequant_precision_mode": "FORCE_FP16_QUANT", **activation(max_percentile=2)})

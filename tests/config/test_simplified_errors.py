@@ -103,7 +103,6 @@ def test_incomplete(simplified, path, text, missing):
     [
         (NUQ, "nuq_config in FILE is not supported yet; remove it"),
         ("nuq_config { }", "nuq_config in FILE is not supported yet; remove it"),
-        ("joint_quant: true", "joint_quant True in FILE is not supported yet; set it to false"),
         (
             "fakequant_precision_mode: FORCE_FP16_QUANT",
             "fakequant_precision_mode 'FORCE_FP16_QUANT' in FILE is not supported yet; set it to \"DEFAULT\"",
@@ -135,11 +134,6 @@ def test_incomplete(simplified, path, text, missing):
             tensor("ifmr_quantize { dst_type: INT16 }"),
             "num_bits 16 in ifmr_quantize {dst_type: INT16} of tensor_quantize[0] of FILE is not supported yet; "
             "set dst_type to INT8",
-        ),
-        (
-            tensor("hfmg_quantize { }", index=7),
-            "the quantization of input 7 of layer net/relu alone, tensor_quantize[0] of FILE, is not supported yet; "
-            "remove the item, and the input stays float",
         ),
     ],
     ids=lambda value: value.strip()[:60],
@@ -318,10 +312,20 @@ def test_no_layer_is_left(simplified, path, text, message):
     check(simplified, path, text, message)
 
 
+def test_a_tensor_that_cannot_be_quantized(simplified, path):
+    message = (
+        "Input 7 of net/relu cannot be quantized, it has no input 7 that can be; remove it from tensor_quantize[0]"
+    )
+    check(simplified, path, tensor("hfmg_quantize { }", index=7), f"{message} of FILE")
+
+
+OTHERS = {"tensor_reason": lambda name, index: None, "op_types": ["Conv2D"]}
+
+
 def test_no_layer_in_the_graph(path):
     path.write_text("")
     with pytest.raises(AmctValueError, match=r"^No layer support quantization in the graph\. \(net/conv: why\)$"):
-        simplified_config(path, {}, all_ops=["net/conv"], reasons={"net/conv": "why"}, op_types=["Conv2D"])
+        simplified_config(path, {}, all_ops=["net/conv"], reasons={"net/conv": "why"}, **OTHERS)
 
 
 @pytest.mark.parametrize(
@@ -342,12 +346,10 @@ def test_deprecated_fields_that_would_have_an_effect(simplified, path, text, nam
 def test_a_layer_with_the_name_of_a_global_parameter(layers, path):
     path.write_text("")
     with pytest.raises(AmctValueError, match=r"^batch_num is a global parameter, can not be a layer name"):
-        simplified_config(
-            path, {"batch_num": layers["net/conv"]}, all_ops=["batch_num"], reasons={}, op_types=["Conv2D"]
-        )
+        simplified_config(path, {"batch_num": layers["net/conv"]}, all_ops=["batch_num"], reasons={}, **OTHERS)
     path.write_text('skip_layers: "batch_num"')
     names = {"batch_num": layers["net/conv"], "net/fc": layers["net/fc"]}
-    config = simplified_config(path, names, all_ops=list(names), reasons={}, op_types=["Conv2D"])
+    config = simplified_config(path, names, all_ops=list(names), reasons={}, **OTHERS)
     assert list(config.layers) == ["net/fc"]
 
 
@@ -355,4 +357,4 @@ def test_a_layer_with_the_name_of_a_global_parameter(layers, path):
 def test_unreadable(tmp_path, layers, graph, name):
     message = r"^config_defination .* cannot be read \(.*\); correct the path, or pass None for the defaults$"
     with pytest.raises(AmctRuntimeError, match=message):
-        simplified_config(tmp_path / name, layers, **graph, op_types=["Conv2D"])
+        simplified_config(tmp_path / name, layers, **graph, **OTHERS)

@@ -178,7 +178,8 @@ def run(graph: tf.Graph, fetches: Any, x: np.ndarray | Mapping[str, np.ndarray],
 
     remapping: whether grappler may fuse ops, as it does by default.
     """
-    feeds = {f"{name}:0": value for name, value in x.items()} if isinstance(x, Mapping) else {"x:0": x}
+    given = x if isinstance(x, Mapping) else {"x": x}
+    feeds = {name if ":" in name else f"{name}:0": value for name, value in given.items()}
     with v1.Session(graph=graph, config=_config(remapping)) as session:
         variables = graph.get_collection(v1.GraphKeys.GLOBAL_VARIABLES)
         session.run([variable.initializer for variable in variables])

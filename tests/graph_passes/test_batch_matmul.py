@@ -92,10 +92,17 @@ LEFT_FLOAT = {
         lambda: multiply(fed(2, 7, 6), ones(2, 6, 5), "BatchMatMulV2"),
         "its constant second input has 3 axes, only 2 are supported",
     ),
-    "constant first": (lambda: multiply(ones(7, 6), fed(2, 6, 5), "BatchMatMulV2"), "its input is constant"),
-    "two variables": (
-        lambda: multiply(fed(2, 7, 6), fed(2, 6, 5, name="y"), "BatchMatMulV2"),
-        "its weights 'y:0' are computed, not a constant or a variable",
+    "constant first": (
+        lambda: multiply(ones(7, 6), fed(2, 6, 5), "BatchMatMulV2"),
+        "its first input is a constant or variable, only its second may be",
+    ),
+    "two constants": (
+        lambda: multiply(ones(7, 6), ones(6, 5), "BatchMatMulV2"),
+        "its first input is a constant or variable, only its second may be",
+    ),
+    "two tensors, adj_x": (
+        lambda: multiply(fed(2, 6, 7), fed(2, 6, 5, name="y"), "BatchMatMulV2", adj_x=True),
+        "adj_x is True",
     ),
 }
 

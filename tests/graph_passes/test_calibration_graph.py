@@ -516,7 +516,7 @@ FAILURES = {
     "nothing enabled": lambda graph, folder: _edit(
         folder, **{name: {"quant_enable": False} for name in SMALL_NET_LAYERS}
     ),
-    "unsupported value": lambda graph, folder: _edit(folder, joint_quant=True),
+    "unsupported value": lambda graph, folder: _edit(folder, fakequant_precision_mode="FORCE_FP16_QUANT"),
     "record is a folder": lambda graph, folder: (folder / "record.txt").mkdir(),
     "record below a file": lambda graph, folder: {"record_file": str(folder / "config.json" / "record.txt")},
     "record cannot be made": lambda graph, folder: {"record_file": "/proc/no/record.txt"},

@@ -329,7 +329,7 @@ AWKWARD = {
     "einsum": (_einsum, None),
     "explicit padding": (_explicit_padding, {"conv"}),
     "Pad before": (_pad_before, {"conv"}),
-    "half precision": (_half_precision, {"conv"}),
+    "half precision": (_half_precision, {"conv", "half/conv"}),
     "grouped": (lambda net: tf.nn.relu(net.conv(image(), "conv", groups=2), name="out"), {"conv"}),
     "Identity of weights": (_identity_weights, {"conv"}),
     "leaky ReLU and hard swish": (_leaky_and_hard_swish, {"a/conv", "b/conv"}),

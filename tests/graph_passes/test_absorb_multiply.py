@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from fusing import fuse
-from small_models import PARAMETERS, batch, constant, flat, graph_of, image
+from small_models import PARAMETERS, Deployed, batch, constant, flat, graph_of, image
 
 LAYERS = {
     "conv": lambda net: net.conv(image(), "layer"),
@@ -136,3 +136,16 @@ def test_an_output_in_front_of_the_mul():
     layer = fuse(graph_of(build), batch(), outputs=["layer"])["layer"]
     assert layer.absorbed == ["layer"]
     assert layer.unfused_because == "Mul mul is not folded: layer is an output of the model"
+
+
+def test_a_multiplication_behind_what_is_folded(tmp_path):
+    """Swish multiplies by its beta what else it uses, too: the batch norm before is folded when the model is saved."""
+
+    def build(net):
+        y = net.batch_norm(net.conv(image(), "conv"), "bn")
+        tf.identity(y * tf.sigmoid(y * constant(1.0, "beta")), name="out")
+
+    deployed = Deployed(build, ["out"], tmp_path)
+    assert not deployed.records["conv"].skip_fusion
+    assert not deployed.of_type("FusedBatchNormV3")
+    assert deployed.sqnr(batch()) > 25

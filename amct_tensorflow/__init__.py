@@ -8,6 +8,7 @@ from amct_tensorflow.convert import convert_model
 from amct_tensorflow.convert_qat import convert_qat_model
 from amct_tensorflow.create_config import create_quant_config
 from amct_tensorflow.errors import AmctError
+from amct_tensorflow.load import load_graph
 from amct_tensorflow.log import LOGGER, set_logging_level
 from amct_tensorflow.ops import set_log_sink
 from amct_tensorflow.preprocess import quantize_preprocess
@@ -20,6 +21,7 @@ __all__ = [
     "convert_model",
     "convert_qat_model",
     "create_quant_config",
+    "load_graph",
     "quantize_model",
     "quantize_preprocess",
     "quantized_preprocess",

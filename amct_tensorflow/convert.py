@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from amct_tensorflow.arguments import check_types
 from amct_tensorflow.deploy import FloatModel, ResultFiles, report_saved, write_model
+from amct_tensorflow.graph.sources import MODEL_TYPES, ModelSource
 from amct_tensorflow.graph_passes.pipelines import perform_deployment, plan_conversion
 from amct_tensorflow.inventory import Inventory
 from amct_tensorflow.log import LOGGER
@@ -12,15 +13,15 @@ from amct_tensorflow.record import read_record
 _MODULE = "convert_model"
 
 
-@check_types(pb_model=str, record_file=str, save_path=str)
-def convert_model(pb_model: str, outputs: list[str], record_file: str, save_path: str) -> None:
+@check_types(pb_model=MODEL_TYPES, record_file=str, save_path=str)
+def convert_model(pb_model: ModelSource, outputs: list[str], record_file: str, save_path: str) -> None:
     """Writes the int8 model from quantization factors of any origin, without calibration.
 
     Batch norms are folded as in quantize_model, except into layers whose record says skip_fusion, or whose scale_w is
     that of the weights without their batch norm: a WARNING names those.
 
     Args:
-        pb_model: the float model, a frozen .pb.
+        pb_model: the float model: a path, a Keras model or a graph, as `load_graph` takes them.
         outputs: names of its output ops, ``op``, or of their outputs, ``op:1``; they keep their names in the saved
             model.
         record_file: the factors of the layers to quantize, in protobuf text format; layers without stay float.

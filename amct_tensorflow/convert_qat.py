@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 
 from amct_tensorflow.arguments import check_file_path, check_types
 from amct_tensorflow.deploy import FloatModel, ResultFiles, report_saved, write_model
 from amct_tensorflow.errors import AmctRuntimeError, AmctValueError
+from amct_tensorflow.files import is_same_file
+from amct_tensorflow.graph.sources import MODEL_TYPES, ModelSource
 from amct_tensorflow.graph_passes.pipelines import perform_deployment, plan_qat_conversion
 from amct_tensorflow.graph_passes.take_out_fake_quants import TakenOut, take_out_fake_quants
 from amct_tensorflow.graph_passes.workspace import Workspace
@@ -18,8 +19,10 @@ from amct_tensorflow.record import LayerRecord, record_text
 _MODULE = "convert_qat_model"
 
 
-@check_types(pb_model=str, save_path=str, record_file=str)
-def convert_qat_model(pb_model: str, outputs: list[str], save_path: str, record_file: str | None = None) -> None:
+@check_types(pb_model=MODEL_TYPES, save_path=str, record_file=str)
+def convert_qat_model(
+    pb_model: ModelSource, outputs: list[str], save_path: str, record_file: str | None = None
+) -> None:
     """Writes the int8 model of a graph that was trained with TensorFlow's fake-quant ops.
 
     FakeQuantWithMinMaxVars, …PerChannel, …Args and QuantizeAndDequantizeV2, V3, V4 of 8 bits give the factors. A layer
@@ -27,7 +30,7 @@ def convert_qat_model(pb_model: str, outputs: list[str], save_path: str, record_
     else, the pair of AscendQuant and AscendAntiQuant computes the same in their place: the log names these.
 
     Args:
-        pb_model: the trained model, a frozen .pb.
+        pb_model: the trained model: a path, a Keras model or a graph, as `load_graph` takes them.
         outputs: names of its output ops, ``op``, or of their outputs, ``op:1``; they keep their names in the saved
             model.
         save_path: folder and prefix of the files to write, as in save_model.
@@ -45,8 +48,8 @@ def convert_qat_model(pb_model: str, outputs: list[str], save_path: str, record_
     refuse_quantized(model.graph)
     taken = take_out_fake_quants(model.graph, model.output_ops)
     inventory = Inventory.of(model.graph)
-    _check_found(taken, inventory, pb_model)
-    workspace = model.workspace(inventory, taken.records, f"the fake-quant ops of {pb_model}")
+    _check_found(taken, inventory, model.name)
+    workspace = model.workspace(inventory, taken.records, f"the fake-quant ops of {model.name}")
     plan_qat_conversion(workspace, taken.records)
     perform_deployment(workspace, taken.records, taken.remaining.values())
     more = {} if record_file is None else {record_file: record_text(_final(workspace, taken.records))}
@@ -56,25 +59,25 @@ def convert_qat_model(pb_model: str, outputs: list[str], save_path: str, record_
     report_saved(files, _MODULE)
 
 
-def _check_record_file(record_file: str, pb_model: str, files: ResultFiles) -> None:
+def _check_record_file(record_file: str, pb_model: ModelSource, files: ResultFiles) -> None:
     check_file_path(record_file, "record_file")
     for other in (pb_model, files.model, files.mapping):
-        if os.path.realpath(record_file) == os.path.realpath(other):
+        if isinstance(other, str) and is_same_file(record_file, other):
             raise AmctValueError(f"record_file {record_file} would overwrite {other}: choose another name")
 
 
-def _check_found(taken: TakenOut, inventory: Inventory, pb_model: str) -> None:
+def _check_found(taken: TakenOut, inventory: Inventory, where: str) -> None:
     """Raises `AmctValueError` without fake-quant ops, `AmctRuntimeError` without a layer to quantize."""
     if taken.nothing_found:
         raise AmctValueError(
-            f"{pb_model} has no fake-quant ops: it is no model of quantization-aware training; calibrate it with "
+            f"{where} has no fake-quant ops: it is no model of quantization-aware training; calibrate it with "
             "quantize_model, or pass its factors to convert_model"
         )
     if not taken.records:
         reasons = {**taken.reasons, **inventory.reasons}
         shown = "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:3])
         raise AmctRuntimeError(
-            f"no layer of {pb_model} can be quantized ({shown or 'it has none'}): train it with fake-quant ops at the "
+            f"no layer of {where} can be quantized ({shown or 'it has none'}): train it with fake-quant ops at the "
             "inputs and weights of its layers"
         )
 

@@ -10,11 +10,12 @@ import tensorflow as tf
 
 from amct_tensorflow.arguments import output_names
 from amct_tensorflow.errors import AmctRuntimeError, AmctValueError, did_you_mean
-from amct_tensorflow.files import warn_if_exists, write_files
+from amct_tensorflow.files import is_same_file, warn_if_exists, write_files
 from amct_tensorflow.fusion_info import fusion_info
 from amct_tensorflow.graph.edit import upstream
 from amct_tensorflow.graph.ends import find_outputs
-from amct_tensorflow.graph.model_file import GraphDef, extract, import_graph, read_graph_def, serialize
+from amct_tensorflow.graph.model_file import GraphDef, extract, serialize
+from amct_tensorflow.graph.sources import ModelSource, name_of, read_model
 from amct_tensorflow.graph_passes.add_grouped_biases import has_grouped_bias
 from amct_tensorflow.graph_passes.workspace import Activation, Layer, Workspace
 from amct_tensorflow.inventory import Inventory
@@ -40,7 +41,7 @@ class ResultFiles:
     mapping: str
 
     @classmethod
-    def of(cls, save_path: str, pb_model: str) -> ResultFiles:
+    def of(cls, save_path: str, pb_model: ModelSource) -> ResultFiles:
         """Returns the paths.
 
         Raises:
@@ -55,40 +56,40 @@ class ResultFiles:
             )
         start = os.path.join(os.path.dirname(save_path), f"{prefix}_" if prefix else "")
         files = cls(prefix, start + "quantized.pb", start + "quant.json")
-        if os.path.realpath(pb_model) == os.path.realpath(files.model):
+        if isinstance(pb_model, str) and is_same_file(pb_model, files.model):
             raise AmctValueError(f"save_path {save_path} would overwrite the model {pb_model}: choose another prefix")
         return files
 
 
 @dataclasses.dataclass(frozen=True)
 class FloatModel:
-    """A frozen .pb, imported into a graph of its own that a job may edit.
+    """A model in a graph of its own that a job may edit.
 
     Attributes:
-        path: the file.
+        name: how messages call it: its path, if it has one.
         graph: its graph.
         outputs: its outputs as the user named them, ``op`` or ``op:0``.
         output_ops: names of their ops.
         needed: names of the ops that the outputs need.
     """
 
-    path: str
+    name: str
     graph: tf.Graph
     outputs: list[str]
     output_ops: frozenset[str]
     needed: set[str]
 
     @classmethod
-    def load(cls, pb_model: str, outputs: list[str]) -> FloatModel:
+    def load(cls, pb_model: ModelSource, outputs: list[str]) -> FloatModel:
         """Loads the model.
 
         Raises:
-            AmctTypeError, AmctValueError: the file or the outputs cannot be used.
+            AmctTypeError, AmctValueError: the model or the outputs cannot be used.
         """
         names = output_names(outputs, argument="outputs")
-        graph = import_graph(read_graph_def(pb_model), pb_model)
-        ops = find_outputs(graph, names, pb_model)
-        return cls(pb_model, graph, names, frozenset(op.name for op in ops), upstream(ops))
+        graph, where = read_model(pb_model), name_of(pb_model)
+        ops = find_outputs(graph, names, where)
+        return cls(where, graph, names, frozenset(op.name for op in ops), upstream(ops))
 
     def workspace(self, inventory: Inventory, records: Mapping[str, LayerRecord], record_file: str) -> Workspace:
         """Starts the plans of the layers that have factors and that the outputs need.
@@ -114,7 +115,7 @@ class FloatModel:
         ]
         if not layers:
             raise AmctRuntimeError(
-                f"the outputs {', '.join(self.outputs)} of {self.path} need none of the {len(records)} layers that "
+                f"the outputs {', '.join(self.outputs)} of {self.name} need none of the {len(records)} layers that "
                 f"{record_file} has factors for, so nothing would be quantized: name the outputs of the whole model"
             )
         return Workspace(self.graph, layers, self.output_ops, alone)
@@ -151,7 +152,7 @@ class FloatModel:
             if rest in inventory.layers:
                 hint = f", where it is '{rest}': import the graph with tf.import_graph_def(graph_def, name='')"
             raise AmctRuntimeError(
-                f"find {name} failure in {self.path}. Please match {self.path} and {record_file}{hint}"
+                f"find {name} failure in {self.name}. Please match {self.name} and {record_file}{hint}"
             )
         if index is not None:
             reason = inventory.reason_against_tensor(name, index)

@@ -68,6 +68,11 @@ def write_files(contents: Mapping[str, bytes], *, kind: str) -> None:
                 temporary.unlink()
 
 
+def is_same_file(path: str, other: str) -> bool:
+    """Tells whether two paths lead to one file, through links too; it need not exist."""
+    return os.path.realpath(path) == os.path.realpath(other)
+
+
 def similar_file(path: str) -> str:
     """Returns ``"; did you mean 'x'?"`` for a path that does not exist, or an empty string."""
     folder, name = os.path.split(path.rstrip("/"))

@@ -13,8 +13,8 @@ from amct_tensorflow.graph.control_flow import ops_in_functions
 from amct_tensorflow.graph.edit import upstream
 from amct_tensorflow.graph.ends import natural_outputs, needed_inputs, resolve_outputs
 from amct_tensorflow.graph.fake_quant import FAKE_QUANT_TYPES
-from amct_tensorflow.graph.model_file import import_graph, read_graph_def
-from amct_tensorflow.graph.values import VARIABLE_TYPES
+from amct_tensorflow.graph.sources import MODEL_TYPES, ModelSource, name_of, read_model
+from amct_tensorflow.graph.values import needed_variables
 from amct_tensorflow.graph_passes.pipelines import plan_fusions
 from amct_tensorflow.graph_passes.workspace import Layer, Workspace
 from amct_tensorflow.layers import FoundLayer, find_layers, quantizable_types
@@ -71,7 +71,7 @@ class ModelReport:
     """What `inspect_model` finds.
 
     Attributes:
-        model: the file.
+        model: the file, or what the model is called.
         kind: ``float``, ``fake-quantized`` (convert it), ``not frozen``, ``calibration`` or ``quantized``.
         inputs: the placeholders that the outputs need.
         outputs: tensor names: those given, or all natural ones.
@@ -87,23 +87,23 @@ class ModelReport:
     op_count: int
 
 
-@check_types(pb_model=str)
-def inspect_model(pb_model: str, outputs: list[str] | None = None) -> ModelReport:
-    """Tells what can be quantized in a frozen model.
+@check_types(pb_model=MODEL_TYPES)
+def inspect_model(pb_model: ModelSource, outputs: list[str] | None = None) -> ModelReport:
+    """Tells what can be quantized in a model.
 
     Args:
-        pb_model: the model: float, with fake-quant nodes, or quantized already.
+        pb_model: the model, as `load_graph` takes it: float, with fake-quant nodes, or quantized already.
         outputs: names of its output ops or tensors; by default all that nothing consumes.
 
     Raises:
         AmctTypeError, AmctValueError: the model cannot be read, or an output does not exist.
     """
-    graph = import_graph(read_graph_def(pb_model), pb_model)
+    graph, where = read_model(pb_model), name_of(pb_model)
     names = natural_outputs(graph) if outputs is None else output_names(outputs, argument="outputs")
-    ends = resolve_outputs(graph, names, pb_model)
+    ends = resolve_outputs(graph, names, where)
     inputs = needed_inputs(graph, ends)
     return ModelReport(
-        model=pb_model,
+        model=where,
         kind=model_kind(graph, ends),
         inputs=tuple(map(_input_report, inputs)),
         outputs=tuple(tensor.name for tensor in ends),
@@ -119,15 +119,9 @@ def model_kind(graph: tf.Graph, outputs: Sequence[tf.Tensor]) -> str:
         return "calibration"
     if types & AMCT_OP_TYPES:
         return "quantized"
-    if variables(graph, outputs):
+    if needed_variables(graph, outputs):
         return "not frozen"
     return "fake-quantized" if types & set(FAKE_QUANT_TYPES) else "float"
-
-
-def variables(graph: tf.Graph, outputs: Sequence[tf.Tensor]) -> list[str]:
-    """Returns the names of the variables that the outputs need; a frozen model has none."""
-    needed = upstream(tensor.op for tensor in outputs)
-    return [op.name for op in graph.get_operations() if op.type in VARIABLE_TYPES and op.name in needed]
 
 
 def _input_report(tensor: tf.Tensor) -> InputReport:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from amct_tensorflow.arguments import check_types
 from amct_tensorflow.deploy import FloatModel, ResultFiles, report_saved, write_model
 from amct_tensorflow.errors import AmctRuntimeError
+from amct_tensorflow.graph.sources import MODEL_TYPES, ModelSource
 from amct_tensorflow.graph_passes.pipelines import perform_deployment, plan_deployment
 from amct_tensorflow.inventory import Inventory
 from amct_tensorflow.layers import split_tensor_key
@@ -19,12 +20,12 @@ _MODULE = "save_model"
 _MOST_SHOWN = 10  # layers in one error message
 
 
-@check_types(pb_model=str, record_file=str, save_path=str)
-def save_model(pb_model: str, outputs: list[str], record_file: str, save_path: str) -> None:
+@check_types(pb_model=MODEL_TYPES, record_file=str, save_path=str)
+def save_model(pb_model: ModelSource, outputs: list[str], record_file: str, save_path: str) -> None:
     """Writes the int8 model, after the calibration graph ran batch_num times.
 
     Args:
-        pb_model: the float model, a frozen .pb.
+        pb_model: the float model: a path, a Keras model or a graph, as `load_graph` takes them.
         outputs: names of its output ops, ``op``, or of their outputs, ``op:1``; they keep their names in the saved
             model.
         record_file: the record that the calibration filled.

@@ -36,6 +36,7 @@ class _Job:
     """The options, parsed, those of the chip compiler's file among them."""
 
     model: str
+    signature: str | None
     save_path: str
     outputs: list[str] | None
     evaluator: str | None
@@ -51,6 +52,7 @@ class _Job:
         shape = None if options.input_shape is None else input_shapes(options.input_shape)
         return cls(
             model=options.model,
+            signature=options.signature,
             save_path=options.save_path,
             outputs=None if options.outputs is None else output_list(options.outputs),
             evaluator=options.evaluator,
@@ -72,7 +74,7 @@ class _Job:
 
     def load(self) -> Model:
         """Reads the model."""
-        model = Model.load(self.model, self.outputs)
+        model = Model.load(self.model, self.outputs, self.signature)
         if model.kind == "fake-quantized":
             raise AmctValueError(
                 f"{self.model} was trained with fake-quant ops, whose ranges give its scales: use the command convert"
@@ -114,16 +116,15 @@ def _run(job: _Job) -> None:
         feeder.prepare(config.batch_num)  # too few data are found before anything is written
         config_file, record_file = stack.enter_context(staged(files))
         write_config(config_file, config)
-        _calibrate(job, model, feeder, config, config_file, record_file)
+        _calibrate(model, feeder, config, config_file, record_file)
         with progress.status("saving"):
-            amct.save_model(job.model, model.output_names, record_file, job.save_path)
+            amct.save_model(model.source, model.output_names, record_file, job.save_path)
         for path in files:
             warn_if_exists(path, "calibration")
     seconds = time.monotonic() - started
     print_summary(
         Summary(
-            job.model,
-            model.output_names,
+            model,
             job.save_path,
             job.record_file,
             others=files,
@@ -134,14 +135,12 @@ def _run(job: _Job) -> None:
     )
 
 
-def _calibrate(
-    job: _Job, model: Model, feeder: Feeder, config: QuantConfig, config_file: str, record_file: str
-) -> None:
+def _calibrate(model: Model, feeder: Feeder, config: QuantConfig, config_file: str, record_file: str) -> None:
     """Fills the record."""
     balanced = sum(layer.dmq_balancer_param is not None for layer in config.layers.values())
     if balanced:
         with progress.status("inserting balance ops"):
-            before = job.load()
+            before = model.again()
             amct.quantize_preprocess(before.graph, config_file, record_file, before.output_names)
         feeder.run(before, f"balancing {counted(balanced, 'layer')}")
     with progress.status("inserting calibration ops"):

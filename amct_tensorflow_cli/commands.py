@@ -163,7 +163,13 @@ _ALWAYS = (
     Option("help", "", "print this", kind="switch", short="h"),
     Option("verbose", "", "print every log line, TensorFlow's too, and tracebacks", kind="switch", short="v"),
 )
-_MODEL = Option("model", "FILE", "the frozen model, a .pb file", required=True)
+_MODEL = Option(
+    "model",
+    "PATH",
+    "the model: a frozen .pb or .pbtxt, a SavedModel folder, or a .keras or .h5 file",
+    required=True,
+)
+_SIGNATURE = Option("signature", "NAME", "the signature of a SavedModel. Default: serving_default")
 _OUTPUTS = Option(
     "outputs",
     "NAMES",
@@ -204,7 +210,12 @@ CALIBRATION = Command(
     groups=(
         (
             "model",
-            (_MODEL, Option("save_path", "PATH", "folder and prefix of the results", required=True), _OUTPUTS),
+            (
+                _MODEL,
+                Option("save_path", "PATH", "folder and prefix of the results", required=True),
+                _OUTPUTS,
+                _SIGNATURE,
+            ),
         ),
         (
             "calibration data",
@@ -270,6 +281,7 @@ CONVERT = Command(
                 _MODEL,
                 Option("save_path", "PATH", "folder and prefix of the results", required=True),
                 _OUTPUTS,
+                _SIGNATURE,
                 Option("record_file", "FILE", "scales and offsets for a float model"),
             ),
         ),
@@ -286,7 +298,7 @@ INSPECT = Command(
         "into them. Ends with the --outputs and --input_shape of the command calibration. Writes nothing."
     ),
     example="  amct_tensorflow inspect --model model.pb",
-    groups=(("model", (_MODEL, _OUTPUTS_TO_INSPECT)), ("always", _ALWAYS)),
+    groups=(("model", (_MODEL, _OUTPUTS_TO_INSPECT, _SIGNATURE)), ("always", _ALWAYS)),
     module="amct_tensorflow_cli.inspect",
 )
 

@@ -21,11 +21,13 @@ def run(options: FlagValues) -> None:
         made = result_path(path, save_path, "record.txt")
         check_writable(made)
         with progress.status(f"converting {path}"):
-            outputs = Model.load(path, None if options.outputs is None else output_list(options.outputs)).output_names
+            model = Model.load(
+                path, None if options.outputs is None else output_list(options.outputs), options.signature
+            )
             if options.record_file is not None:
                 record_file, others, unrecorded = options.record_file, [], "the record has no factors for it"
-                amct.convert_model(path, outputs, record_file, save_path)
+                amct.convert_model(model.source, model.output_names, record_file, save_path)
             else:
                 record_file, others, unrecorded = made, [made], f"it lacks fake-quant ops, see {LOG_FILE}"
-                amct.convert_qat_model(path, outputs, save_path, record_file=record_file)
-        print_summary(Summary(path, outputs, save_path, record_file, others=others, unrecorded=unrecorded))
+                amct.convert_qat_model(model.source, model.output_names, save_path, record_file=record_file)
+        print_summary(Summary(model, save_path, record_file, others=others, unrecorded=unrecorded))

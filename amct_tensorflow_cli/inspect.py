@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from absl.flags import FlagValues
 from rich.console import Console
 from rich.table import Table
@@ -10,7 +12,7 @@ from rich.text import Text
 from amct_tensorflow import progress
 from amct_tensorflow.inspect_model import LayerReport, Shape, inspect_model
 from amct_tensorflow_cli.calibration import screen
-from amct_tensorflow_cli.model import check_file, refuse_inputs
+from amct_tensorflow_cli.model import refuse_inputs, source_of
 from amct_tensorflow_cli.suggestions import closing_lines
 from amct_tensorflow_cli.values import output_list
 
@@ -25,8 +27,8 @@ def run(options: FlagValues) -> None:
     with screen(options.verbose):
         with progress.status(f"reading {options.model}"):
             outputs = None if options.outputs is None else output_list(options.outputs)
-            check_file(options.model)
-            report = inspect_model(options.model, outputs)
+            found = inspect_model(source_of(options.model, options.signature), outputs)
+            report = dataclasses.replace(found, model=options.model)
             refuse_inputs(report.outputs, [placeholder.name for placeholder in report.inputs])
         console = Console(highlight=False)
         if not console.is_terminal:

@@ -9,39 +9,46 @@ from collections.abc import Iterable
 import tensorflow as tf
 
 from amct_tensorflow.errors import AmctValueError
-from amct_tensorflow.files import similar_file
 from amct_tensorflow.graph.ends import needed_inputs, only_natural_output, resolve_outputs
-from amct_tensorflow.graph.model_file import import_graph, read_graph_def
-from amct_tensorflow.inspect_model import model_kind, variables
-
-# How files of other formats start.
-_FORMATS = ((b"\x89HDF\r\n\x1a\n", "a Keras model in HDF5"), (b"PK\x03\x04", "a zip archive, such as a .keras model"))
-FREEZE = "freeze it first, as docs/calibrate.md shows under 'Models that are not frozen .pb files'"
+from amct_tensorflow.graph.sources import ModelSource, is_binary_graph, read_model
+from amct_tensorflow.inspect_model import model_kind
+from amct_tensorflow.load import refuse_variables
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A graph and the tensors to fetch from it."""
+    """A graph and the tensors to fetch from it.
+
+    Attributes:
+        path: where it was read.
+        source: what the jobs are given for it: the path, or the frozen graph where reading it again would take long.
+        graph: a graph of it that may be edited.
+        outputs: the tensors.
+    """
 
     path: str
+    source: ModelSource
     graph: tf.Graph
     outputs: list[tf.Tensor]
 
     @classmethod
-    def load(cls, path: str, names: list[str] | None) -> Model:
-        """Reads a frozen model; without names, its outputs are the only op that nothing consumes.
+    def load(cls, path: str, names: list[str] | None, signature: str | None) -> Model:
+        """Reads a model; without names, its outputs are the only op that nothing consumes.
 
         Raises:
-            AmctValueError: it is no frozen model, or has other outputs.
+            AmctValueError: it cannot be read or frozen, or has other outputs.
         """
-        check_file(path)
-        graph = import_graph(read_graph_def(path), path)
+        source = source_of(path, signature)
+        graph = read_model(source)
         outputs = resolve_outputs(graph, names or [only_natural_output(graph, path)], path)
         refuse_inputs([tensor.name for tensor in outputs], [tensor.name for tensor in needed_inputs(graph, outputs)])
-        loose = variables(graph, outputs)
-        if loose:
-            raise AmctValueError(f"{path} is not frozen, it has variables such as '{loose[0]}': {FREEZE}")
-        return cls(path, graph, outputs)
+        refuse_variables(graph, outputs, path)
+        return cls(path, source, graph, outputs)
+
+    def again(self) -> Model:
+        """Returns the model in another graph."""
+        graph = read_model(self.source)
+        return dataclasses.replace(self, graph=graph, outputs=resolve_outputs(graph, self.output_names, self.path))
 
     @property
     def output_names(self) -> list[str]:
@@ -53,22 +60,21 @@ class Model:
         """As in a `ModelReport`."""
         return model_kind(self.graph, self.outputs)
 
+    @property
+    def size(self) -> int:
+        """The size of its frozen .pb."""
+        if isinstance(self.source, tf.Graph):
+            return self.source.as_graph_def().ByteSize()
+        return os.path.getsize(self.path)
 
-def check_file(path: str) -> None:
-    """Raises `AmctValueError` if there is no such file, or one of a format that must be frozen first."""
-    if not os.path.exists(path):
-        hint = similar_file(path) or ": pass the path of a frozen .pb file"
-        raise AmctValueError(f"the model {path} does not exist{hint}")
-    folder = path if os.path.isdir(path) else os.path.dirname(path)
-    saved_model = os.path.join(folder, "saved_model.pb")
-    if os.path.exists(saved_model) and (folder == path or os.path.samefile(path, saved_model)):
-        raise AmctValueError(f"{path} is a SavedModel, not a frozen .pb file: {FREEZE}")
-    if os.path.isfile(path):
-        with open(path, "rb") as file:
-            start = file.read(8)
-        for magic, words in _FORMATS:
-            if start.startswith(magic):
-                raise AmctValueError(f"{path} is {words}, not a frozen .pb file: {FREEZE}")
+
+def source_of(path: str, signature: str | None) -> ModelSource:
+    """Returns what the jobs are given for a model.
+
+    Raises:
+        AmctValueError: it cannot be read or frozen.
+    """
+    return path if signature is None and is_binary_graph(path) else read_model(path, signature)
 
 
 def refuse_inputs(outputs: Iterable[str], inputs: Iterable[str]) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from amct_tensorflow.inspect_model import InputReport, ModelReport
+from amct_tensorflow.load import WITH_WEIGHTS
 from amct_tensorflow.progress import are, counted
-from amct_tensorflow_cli.model import FREEZE
 
 _KINDS = {
     "float": "a float model",
@@ -42,7 +42,7 @@ def _trained(report: ModelReport) -> list[str]:
 
 
 def _loose(report: ModelReport) -> list[str]:
-    return [f"It is not frozen: {FREEZE}."]
+    return [f"It is not frozen: {WITH_WEIGHTS}."]
 
 
 def _float(report: ModelReport) -> list[str]:

@@ -11,6 +11,7 @@ from amct_tensorflow.inspect_model import FAKE_QUANTIZED, NOT_NEEDED, LayerRepor
 from amct_tensorflow.log import LOG_FILE
 from amct_tensorflow.progress import are, counted
 from amct_tensorflow.record import read_record
+from amct_tensorflow_cli.model import Model
 
 _MOST_SHOWN = 8
 
@@ -21,7 +22,6 @@ class Summary:
 
     Attributes:
         model: the model that it started from.
-        outputs: names of its outputs.
         save_path: folder and prefix of the results.
         record_file: has the factors of the quantized layers.
         others: the files besides those of save_model.
@@ -30,8 +30,7 @@ class Summary:
         hints: sentences about the run.
     """
 
-    model: str
-    outputs: list[str]
+    model: Model
     save_path: str
     record_file: str
     others: Sequence[str]
@@ -64,7 +63,7 @@ def print_summary(done: Summary) -> None:
 
 def _print_layers(done: Summary) -> None:
     recorded = {name for name, record in read_record(done.record_file).items() if not record.is_empty}
-    layers = inspect_model(done.model, done.outputs).layers
+    layers = inspect_model(done.model.source, done.model.output_names).layers
     left = [layer for layer in layers if layer.name not in recorded or layer.reason == NOT_NEEDED]
     quantized = len(layers) - len(left)
     print(
@@ -81,14 +80,13 @@ def _reason(layer: LayerReport, done: Summary) -> str:
 
 
 def _print_files(done: Summary) -> None:
-    results = ResultFiles.of(done.save_path, done.model)
+    results = ResultFiles.of(done.save_path, done.model.path)
     print("written:")
     files = [results.model, results.mapping, *done.others]
     width = max(map(len, files))
     for path in files:
         size = os.path.getsize(path)
-        smaller = os.path.getsize(done.model) / size
-        ratio = f"  {smaller:.2f} times smaller than the float model" if path == results.model else ""
+        ratio = f"  {done.model.size / size:.2f} times smaller than the float model" if path == results.model else ""
         print(f"  {path:{width}}  {_kilobytes(size)}{ratio}")
 
 

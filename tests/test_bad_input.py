@@ -482,7 +482,7 @@ def test_pb_that_is_no_graph_def(tmp_path, record, content):
     path.write_bytes(content)
     refuses(
         AmctValueError,
-        [str(path), "GraphDef", "freeze"],
+        [str(path), "GraphDef", "pass a frozen .pb"],
         tmp_path,
         lambda: amct.save_model(str(path), ["out"], record, str(tmp_path / "saved")),
     )

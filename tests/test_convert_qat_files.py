@@ -158,7 +158,7 @@ def test_a_record_file_that_would_overwrite_another(name, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
-        ({"pb_model": 1}, AmctTypeError, "argument pb_model must be str, not int"),
+        ({"pb_model": 1}, AmctTypeError, "argument pb_model must be str or Graph or KerasModel, not int"),
         ({"outputs": "out"}, AmctTypeError, "outputs must be a list of op names, not str"),
         ({"outputs": ["ot"]}, AmctValueError, "output 'ot' does not exist in .*did you mean 'out'"),
         ({"save_path": ""}, AmctValueError, "save_path is empty"),

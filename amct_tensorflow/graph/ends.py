@@ -10,11 +10,11 @@ from amct_tensorflow.errors import AmctValueError, did_you_mean
 from amct_tensorflow.graph.control_flow import ops_in_control_flow
 from amct_tensorflow.graph.edit import downstream, upstream
 
-_INPUT_TYPES = ("Placeholder", "PlaceholderV2", "PlaceholderWithDefault")
+INPUT_TYPES = ("Placeholder", "PlaceholderV2", "PlaceholderWithDefault")
 # What nothing consumes either, but nobody means by the output of a model.
 _NEVER_OUTPUTS = frozenset(
     (
-        *_INPUT_TYPES,
+        *INPUT_TYPES,
         *("Const", "Assign", "AssignAdd", "AssignSub", "VarHandleOp", "Variable", "VariableV2"),
         *("Enter", "RefEnter", "Switch", "RefSwitch", "LoopCond", "NextIteration"),
         *("TensorArrayV3", "TensorArraySizeV3"),
@@ -34,7 +34,7 @@ def natural_outputs(graph: tf.Graph) -> list[str]:
     branches, and what loops return unasked, such as their counters.
     """
     ops = graph.get_operations()
-    fed = downstream(op for op in ops if op.type in _INPUT_TYPES)
+    fed = downstream(op for op in ops if op.type in INPUT_TYPES)
     inside = ops_in_control_flow(graph)
     found = [
         op
@@ -117,7 +117,7 @@ def only_natural_output(graph: tf.Graph, where: str) -> str:
 def needed_inputs(graph: tf.Graph, outputs: Iterable[tf.Tensor]) -> list[tf.Tensor]:
     """Returns the placeholders that the outputs need, in graph order."""
     needed = upstream(tensor.op for tensor in outputs)
-    return [op.outputs[0] for op in graph.get_operations() if op.type in _INPUT_TYPES and op.name in needed]
+    return [op.outputs[0] for op in graph.get_operations() if op.type in INPUT_TYPES and op.name in needed]
 
 
 def find_placeholder(graph: tf.Graph, name: str, where: str) -> tf.Tensor:
@@ -126,7 +126,7 @@ def find_placeholder(graph: tf.Graph, name: str, where: str) -> tf.Tensor:
     Raises:
         AmctValueError: the graph has none of that name; suggests the closest.
     """
-    known = {op.name: op.outputs[0] for op in graph.get_operations() if op.type in _INPUT_TYPES}
+    known = {op.name: op.outputs[0] for op in graph.get_operations() if op.type in INPUT_TYPES}
     op_name = name.removesuffix(":0")
     if op_name not in known:
         listed = ", ".join(list(known)[:_MOST_LISTED]) or "none"

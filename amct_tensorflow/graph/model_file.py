@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
 import tensorflow as tf
+from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 
 from amct_tensorflow.errors import AmctRuntimeError, AmctValueError
@@ -19,29 +20,64 @@ _LARGEST_FILE = 2**31 - 1
 
 
 def read_graph_def(path: str) -> GraphDef:
-    """Parses a frozen .pb.
+    """Parses a frozen .pb, or a .pbtxt.
 
     Raises:
-        AmctValueError: there is no such file, it is not a GraphDef, or it has no nodes.
+        AmctValueError: it is not a GraphDef, has no nodes, or exceeds 2 GB.
     """
-    if not path:
-        raise AmctValueError("the path of the model is empty: pass that of a frozen .pb file")
-    if os.path.isdir(path):
-        raise AmctValueError(f"{path} is a folder: pass the path of a frozen .pb file")
-    if not os.path.isfile(path):
-        raise AmctValueError(f"the model {path} does not exist: pass the path of a frozen .pb file")
+    check_file_size(path)
     graph_def = GraphDef()
     try:
         with open(path, "rb") as file:
-            graph_def.ParseFromString(file.read())
-    except (DecodeError, RuntimeError) as error:
-        raise AmctValueError(f"{path} is not a frozen GraphDef ({error}): {_FREEZE_HINT}") from error
+            if path.endswith(".pbtxt"):
+                text_format.Parse(file.read(), graph_def)
+            else:
+                graph_def.ParseFromString(file.read())
+    except (DecodeError, RuntimeError, text_format.ParseError, UnicodeDecodeError) as error:
+        raise AmctValueError(f"{path} is not a frozen GraphDef ({error}): {_FORMS_HINT}") from error
     if not graph_def.node:
-        raise AmctValueError(f"{path} has no nodes, so it is not a frozen GraphDef: {_FREEZE_HINT}")
+        raise AmctValueError(f"{path} has no nodes, so it is not a frozen GraphDef: {_FORMS_HINT}")
+    _repair_reads(graph_def)
     return graph_def
 
 
-_FREEZE_HINT = "freeze the model first, for example with convert_variables_to_constants_v2"
+_FORMS_HINT = "pass a frozen .pb, the folder of a SavedModel, or a .keras or .h5 file"
+
+
+def check_file_size(path: str) -> None:
+    """Raises `AmctValueError` for a file that no protobuf message can be in."""
+    if os.path.isfile(path) and os.path.getsize(path) > _LARGEST_FILE:
+        raise AmctValueError(f"{path} has {_gigabytes(os.path.getsize(path))}: {_TOO_LARGE}")
+
+
+def check_weights(variables: Iterable[tf.Variable], where: str) -> None:
+    """Raises `AmctValueError` for variables that cannot all be in one graph."""
+    size = sum((variable.shape.num_elements() or 0) * variable.dtype.size for variable in variables)
+    if size > _LARGEST_FILE:
+        raise AmctValueError(f"{where} has {_gigabytes(size)} of weights: {_TOO_LARGE}")
+
+
+_TOO_LARGE = "a frozen graph can have at most 2 GB, so split the model"
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 2**30:.2f} GB"
+
+
+def _repair_reads(graph_def: GraphDef) -> None:
+    """Makes reads of constants Identity ops: some freezing tools turn a variable into a constant, but not its reads."""
+    nodes = {node.name: node for node in graph_def.node}
+
+    def is_constant(name: str) -> bool:
+        node = nodes.get(name)
+        return node is not None and (
+            node.op == "Const" or (node.op == "Identity" and is_constant(node_of(node.input[0])))
+        )
+
+    for node in graph_def.node:
+        if node.op == "ReadVariableOp" and is_constant(node_of(node.input[0])):
+            node.op = "Identity"
+            node.attr["T"].type = node.attr.pop("dtype").type
 
 
 def import_graph(graph_def: GraphDef, path: str) -> tf.Graph:
@@ -80,9 +116,9 @@ def extract(
     whole = graph.as_graph_def()
     moved_to = {name: tensor.op.name for name, tensor in moved.items()}
     nodes = {node.name: node for node in whole.node}
-    _drop_waits_for_constants(nodes)
-    outputs = list(dict.fromkeys(map(_node_of, outputs)))
-    needed = _reachable(nodes, outputs, moved_to)
+    drop_waits_for_constants(nodes)
+    outputs = list(dict.fromkeys(map(node_of, outputs)))
+    needed = reachable(nodes, outputs, moved_to)
     renamed = {
         clone: original
         for original, clone in clones.items()
@@ -111,11 +147,12 @@ def _check_first_where_moved(outputs: Iterable[str], moved: Mapping[str, tf.Tens
             )
 
 
-def _node_of(edge: str) -> str:
+def node_of(edge: str) -> str:
+    """Returns the name of the node that an input of a NodeDef, or the name of a tensor, belongs to."""
     return edge.lstrip("^").partition(":")[0]
 
 
-def _drop_waits_for_constants(nodes: Mapping[str, NodeDef]) -> None:
+def drop_waits_for_constants(nodes: Mapping[str, NodeDef]) -> None:
     """Removes control edges from constants, in place.
 
     TF2 freezes ``with control_dependencies(reads)`` into such edges; they order nothing, but would keep float
@@ -126,15 +163,16 @@ def _drop_waits_for_constants(nodes: Mapping[str, NodeDef]) -> None:
         node = nodes[name]
         if any(edge.startswith("^") for edge in node.input):
             return False  # it waits for something itself
-        return node.op == "Const" or (node.op == "Identity" and is_constant(_node_of(node.input[0])))
+        return node.op == "Const" or (node.op == "Identity" and is_constant(node_of(node.input[0])))
 
     for node in nodes.values():
-        kept = [edge for edge in node.input if not (edge.startswith("^") and is_constant(_node_of(edge)))]
+        kept = [edge for edge in node.input if not (edge.startswith("^") and is_constant(node_of(edge)))]
         if len(kept) < len(node.input):
             node.input[:] = kept
 
 
-def _reachable(nodes: Mapping[str, NodeDef], roots: Iterable[str], moved_to: Mapping[str, str]) -> set[str]:
+def reachable(nodes: Mapping[str, NodeDef], roots: Iterable[str], moved_to: Mapping[str, str]) -> set[str]:
+    """Returns the names of the nodes that `roots` need; `moved_to` has the nodes that took the places of others."""
     found: set[str] = set()
     stack = list(roots)
     while stack:
@@ -142,7 +180,7 @@ def _reachable(nodes: Mapping[str, NodeDef], roots: Iterable[str], moved_to: Map
         name = moved_to.get(name, name)  # whoever waits for a moved output waits for what took its place
         if name not in found:
             found.add(name)
-            stack.extend(map(_node_of, nodes[name].input))
+            stack.extend(map(node_of, nodes[name].input))
     return found
 
 
@@ -151,7 +189,7 @@ def _append(result: GraphDef, node: NodeDef, places: set[bytes], renamed: Mappin
     copy.CopyFrom(node)
     copy.name = renamed.get(node.name, node.name)
     for i, edge in enumerate(node.input):
-        producer = _node_of(edge)
+        producer = node_of(edge)
         if producer in renamed:
             copy.input[i] = edge.replace(producer, renamed[producer], 1)
     # A colocation constraint on a node that is gone, or renamed, would make the file unloadable.

@@ -7,13 +7,13 @@ ops only when it is materialized.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 
-from amct_tensorflow.graph.edit import at_root
+from amct_tensorflow.graph.edit import at_root, upstream
 
 
 class Deferred:
@@ -146,6 +146,12 @@ def is_parameter(tensor: tf.Tensor) -> bool:
     if op.type in _FOLDABLE and not _is_known(tensor):
         return False
     return op.type in (*_FOLDABLE, "ReadVariableOp") and all(map(is_parameter, op.inputs))
+
+
+def needed_variables(graph: tf.Graph, outputs: Iterable[tf.Tensor]) -> list[str]:
+    """Returns the names of the variables that the outputs need; a frozen model has none."""
+    needed = upstream(tensor.op for tensor in outputs)
+    return [op.name for op in graph.get_operations() if op.type in VARIABLE_TYPES and op.name in needed]
 
 
 def value_of(parameter: tf.Tensor) -> Value:

@@ -16,9 +16,9 @@ CALIBRATION = ("calibration", "--model", "m.pb", "--save_path", "out/m")
         (("inspect", "--modle", "m.pb"), "there is no option --modle; did you mean --model?"),
         (("inspect",), "--model is missing"),
         (("inspect", "--what", "m.pb"), "there is no option --what: inspect --help lists them"),
-        (("inspect", "--model"), "--model has no value: write --model FILE"),
-        (("convert", "--model", "--save_path", "x"), "--model has no value: write --model FILE"),
-        (("convert", "--model", "--save_path=x"), "--model has no value: write --model FILE"),
+        (("inspect", "--model"), "--model has no value: write --model PATH"),
+        (("convert", "--model", "--save_path", "x"), "--model has no value: write --model PATH"),
+        (("convert", "--model", "--save_path=x"), "--model has no value: write --model PATH"),
         (("inspect", "--model", "m.pb", "--verbose=3"), "--verbose '3' is not needed: the option has no value"),
         (("inspect", "--model", "m.pb", "--outputs", "a,b"), "write ';' between the names"),
         (("inspect", "--model", ""), "--model is missing"),
@@ -92,7 +92,7 @@ def test_without_arguments(cli):
 def test_help_of_a_command(cli, command, form):
     code, out, err = cli(*form.format(command).split())
     assert (code, err) == (0, "")
-    assert f"usage: amct_tensorflow {command} --model FILE" in out and "example:" in out
+    assert f"usage: amct_tensorflow {command} --model PATH" in out and "example:" in out
     assert max(map(len, out.splitlines())) <= 120
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -50,10 +52,10 @@ def _saved_model_pb():
 
 
 UNREADABLE = {
-    "empty": (b"", "has no nodes, so it is not a frozen GraphDef: freeze the model first"),
+    "empty": (b"", "has no nodes, so it is not a frozen GraphDef: pass a frozen .pb"),
     "no nodes": (
         v1.GraphDef(versions=tf.Graph().as_graph_def().versions).SerializeToString(),
-        "has no nodes, so it is not a frozen GraphDef: freeze the model first",
+        "has no nodes, so it is not a frozen GraphDef: pass a frozen .pb",
     ),
     "text": (b'node {\n  name: "x"\n  op: "Placeholder"\n}\n', "is not a frozen GraphDef"),
     "Keras": (b"\x89HDF\r\n\x1a\n" + bytes(range(200)), "is not a frozen GraphDef"),
@@ -71,17 +73,53 @@ def test_what_is_not_a_model(tmp_path, case):
     with pytest.raises(AmctValueError, match=words) as raised:
         read_graph_def(str(path))
     assert str(path) in str(raised.value)
-    assert "freeze the model first" in str(raised.value)
+    assert "pass a frozen .pb" in str(raised.value)
 
 
-def test_a_model_that_does_not_exist(tmp_path):
-    with pytest.raises(AmctValueError, match=r"the model .*missing\.pb does not exist: pass the path of a frozen \.pb"):
-        read_graph_def(str(tmp_path / "missing.pb"))
+def test_text(model, tmp_path):
+    path = tmp_path / "model.pbtxt"
+    path.write_text(str(model.as_graph_def()))
+    assert read_graph_def(str(path)) == model.as_graph_def()
 
 
-def test_a_folder_is_not_a_model(tmp_path):
-    with pytest.raises(AmctValueError, match="is a folder: pass the path of a frozen"):
-        read_graph_def(str(tmp_path))
+@pytest.mark.parametrize("content", [b"\xff\x00", b"node { name: }", b"{}"])
+def test_text_that_is_not_a_model(tmp_path, content):
+    path = tmp_path / "model.pbtxt"
+    path.write_bytes(content)
+    with pytest.raises(AmctValueError, match="is not a frozen GraphDef"):
+        read_graph_def(str(path))
+
+
+def test_a_file_beyond_2_gb_is_not_read(tmp_path):
+    path = tmp_path / "model.pb"
+    path.touch()
+    os.truncate(path, 2**31)  # a sparse file: it takes no room on the disk, but reading it would take 2 GB
+    with pytest.raises(AmctValueError, match=r"model\.pb has 2\.00 GB: a frozen graph can have at most 2 GB"):
+        read_graph_def(str(path))
+
+
+def test_reads_of_constants_become_identities(tmp_path):
+    """Some freezing tools turn resource variables into constants and leave their reads: TensorFlow refuses those."""
+
+    def build():
+        x = v1.placeholder(tf.float32, [2], name="x")
+        handle = tf.raw_ops.VarHandleOp(dtype=tf.float32, shape=[2], name="weights")
+        read = tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.float32, name="weights/Read")
+        tf.raw_ops.Mul(x=x, y=read, name="out")
+
+    graph_def = _graph(build).as_graph_def()
+    handle = _node(graph_def, "weights")
+    handle.Clear()
+    handle.name, handle.op = "weights", "Const"
+    handle.attr["dtype"].type = tf.float32.as_datatype_enum
+    handle.attr["value"].tensor.CopyFrom(tf.make_tensor_proto([3.0, 5.0], tf.float32))
+    with pytest.raises(AmctValueError, match="TensorFlow cannot import"):
+        import_graph(graph_def, "model.pb")
+    path = tmp_path / "model.pb"
+    path.write_bytes(_bytes(graph_def))
+    repaired = read_graph_def(str(path))
+    assert _node(repaired, "weights/Read").op == "Identity"
+    assert _run(repaired, "out", [1, 2]) == [3, 10]
 
 
 # -- Importing -----------------------------------------------------------------------------------------------

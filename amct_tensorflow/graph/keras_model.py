@@ -1,0 +1,147 @@
+"""Keras models of Keras 3 and of tf_keras: loading their files, and freezing them for inference."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import tensorflow as tf
+from tensorflow.python.eager import context
+
+from amct_tensorflow.errors import AmctValueError
+from amct_tensorflow.graph.freeze import freeze
+from amct_tensorflow.graph.model_file import GraphDef
+from amct_tensorflow.graph.tidy import unused_name
+
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+_ZIP = b"PK\x03\x04"
+
+
+@runtime_checkable
+class KerasModel(Protocol):
+    """A Keras model, of Keras 3 or of tf_keras, told by what it has, so that no Keras need be imported."""
+
+    name: str
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Computes the outputs."""
+
+    def get_layer(self, *args: Any, **kwargs: Any) -> Any:
+        """Returns a layer; a layer itself has no such method."""
+
+    def get_config(self) -> Any:
+        """Returns what it is made of."""
+
+
+def is_keras_file(path: str) -> bool:
+    """Tells whether a file starts as a .keras or .h5 file does."""
+    with open(path, "rb") as file:
+        return file.read(8).startswith((_HDF5, _ZIP))
+
+
+def load_keras(path: str) -> KerasModel:
+    """Loads a .keras or .h5 file with the Keras that TensorFlow uses.
+
+    Raises:
+        AmctValueError: Keras cannot load it.
+    """
+    with context.eager_mode():
+        try:
+            return tf.keras.models.load_model(path, compile=False)
+        except Exception as error:  # Keras raises errors of all kinds
+            reason = " ".join(str(error).split())
+            raise AmctValueError(
+                f"Keras cannot load {path} ({type(error).__name__}: {reason}): load it in Python, with its "
+                "custom_objects or the Keras it was saved with, and pass the model itself in place of the path"
+            ) from error
+
+
+def freeze_keras(model: KerasModel, where: str) -> GraphDef:
+    """Returns the frozen graph of a model in inference mode.
+
+    Placeholders are called like the Keras inputs: the keys where the model takes a dictionary, or else the names of its
+    Input layers. Outputs are called like the keys where it returns a dictionary, or else like the layers they come
+    from. A subclassed model has neither: input, or input_0, input_1, …, and output, or output_0, output_1, ….
+
+    Raises:
+        AmctValueError: its inputs are not known yet, or it cannot be frozen.
+    """
+    arguments = _arguments(model, where)
+    flat = tf.nest.flatten(arguments)
+    names = _input_names(model, arguments)
+    specs = {name: _spec(spec, model) for name, spec in zip(names, flat, strict=True)}
+    training = {"training": False} if "training" in inspect.signature(model.call).parameters else {}  # type: ignore[attr-defined]
+
+    def call(tensors: Sequence[tf.Tensor]) -> Mapping[str, tf.Tensor]:
+        results = model(*tf.nest.pack_sequence_as(arguments, list(tensors)), **training)
+        return dict(zip(_output_names(model, results), tf.nest.flatten(results), strict=True))
+
+    return freeze(call, specs, where)
+
+
+def _arguments(model: Any, where: str) -> list[Any]:
+    """Returns a structure of specs for each positional argument of the model's call."""
+    if getattr(model, "inputs", None):
+        return [model.inputs[0] if _is_sequential(model) else model.input]
+    shapes = None
+    if hasattr(model, "save_spec"):  # tf_keras
+        shapes = model.save_spec()
+        if shapes is not None:
+            return list(shapes[0])
+    elif model.built:
+        config = model.get_build_config() or {}
+        shapes = config.get("shapes_dict") or {"input": config.get("input_shape")}
+        if None not in shapes.values():
+            return [_specs(shape, model.input_dtype) for shape in shapes.values()]
+    raise AmctValueError(f"{where} does not know the shapes of its inputs yet: call it once, on a batch of data")
+
+
+def _spec(spec: Any, model: Any) -> tf.TensorSpec:
+    """Returns the spec of an input. A Sequential model takes its batch size from the first batch: leave it open."""
+    shape = [None, *spec.shape[1:]] if _is_sequential(model) else spec.shape
+    return tf.TensorSpec(shape, spec.dtype)
+
+
+def _is_sequential(model: Any) -> bool:
+    return any(kind.__name__ == "Sequential" for kind in type(model).__mro__)
+
+
+def _specs(shape: Any, dtype: str) -> Any:
+    """Returns the specs for a structure of shapes; the first dimension is the batch, of any size."""
+    if isinstance(shape, Mapping):
+        return {key: _specs(item, dtype) for key, item in shape.items()}
+    if all(size is None or isinstance(size, int) for size in shape):
+        return tf.TensorSpec([None, *shape[1:]], dtype)
+    return [_specs(item, dtype) for item in shape]
+
+
+def _input_names(model: Any, arguments: Sequence[Any]) -> list[str]:
+    flat = tf.nest.flatten(arguments)
+    if len(arguments) == 1 and isinstance(arguments[0], Mapping) and len(arguments[0]) == len(flat):
+        return sorted(arguments[0])
+    histories = [getattr(spec, "_keras_history", None) for spec in flat]
+    if all(histories):
+        return [_layer(history).name for history in histories]
+    return _numbered("input", len(flat))
+
+
+def _layer(history: Any) -> Any:
+    """Returns the layer that a symbolic tensor of Keras comes from; Keras 3 calls it an operation."""
+    return history.operation if hasattr(history, "operation") else history.layer
+
+
+def _output_names(model: Any, results: Any) -> list[str]:
+    flat = tf.nest.flatten(results)
+    if isinstance(results, Mapping) and len(results) == len(flat):
+        return sorted(results)
+    symbolic = getattr(model, "outputs", None) or ()
+    histories = [getattr(tensor, "_keras_history", None) for tensor in symbolic]
+    if len(histories) == len(flat) and all(histories):
+        taken: set[str] = set()
+        return [unused_name(_layer(history).name, taken) for history in histories]
+    return _numbered("output", len(flat))
+
+
+def _numbered(word: str, count: int) -> list[str]:
+    return [word] if count == 1 else [f"{word}_{number}" for number in range(count)]

@@ -8,6 +8,7 @@ field, what is wrong with it, and the remedy.
 from __future__ import annotations
 
 import difflib
+import textwrap
 from collections.abc import Iterable
 
 
@@ -25,6 +26,14 @@ class AmctTypeError(AmctError, TypeError):
 
 class AmctRuntimeError(AmctError, RuntimeError):
     """A step cannot be done in the present state: not calibrated, not writable, no compiled ops."""
+
+
+def reason_of(error: BaseException) -> str:
+    """Returns the message of somebody else's error in one line that is not too long."""
+    text = str(error).strip()
+    if text.startswith("in user code:"):  # AutoGraph puts the lines that led to it before
+        text = text.splitlines()[-1]
+    return textwrap.shorten(text, 300, placeholder=" …")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -7,9 +7,12 @@ from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.eager import context
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2_as_graph
+from tensorflow.python.framework.convert_to_constants import (
+    _FunctionConverterDataInEager,
+    _replace_variables_by_constants,
+)
 
-from amct_tensorflow.errors import AmctValueError
+from amct_tensorflow.errors import AmctValueError, reason_of
 from amct_tensorflow.graph.ends import INPUT_TYPES, natural_outputs
 from amct_tensorflow.graph.model_file import GraphDef, check_weights
 from amct_tensorflow.graph.tidy import forget_origin, move_to_end, prune, rename
@@ -44,22 +47,29 @@ def freeze(
         try:
             concrete = tf.function(traced).get_concrete_function(*inputs.values())
             check_weights(concrete.variables, where)
-            frozen, graph_def = convert_variables_to_constants_v2_as_graph(concrete)
+            graph_def = _constants_for_variables(concrete)
         except AmctValueError:
             raise
         except Exception as error:  # whatever the model's own code raises
             raise AmctValueError(
-                f"TensorFlow cannot freeze {where}: {' '.join(str(error).split())}; make it run inside of tf.function"
+                f"TensorFlow cannot freeze {where}: {reason_of(error)}; make it run inside of tf.function"
             ) from error
-        ends = [tensor.op.name for tensor in (*frozen.inputs[: len(inputs)], *frozen.outputs)]
+        ends = [tensor.op.name for tensor in (*concrete.inputs[: len(inputs)], *concrete.outputs)]
         weights = _names_of_weights(concrete)
-        del frozen  # it holds the weights a second time
     prune(graph_def, ends)
     forget_origin(graph_def)
     move_to_end(graph_def, ends[len(inputs) :])
     rename(graph_def, {**dict(zip(ends, [*inputs, *outputs], strict=True)), **weights})
     refuse_state(graph_def, where)
     return graph_def
+
+
+def _constants_for_variables(concrete: Any, lower_control_flow: bool = True) -> GraphDef:
+    """Does what convert_variables_to_constants_v2 does, without the function that it makes of several more copies."""
+    data = _FunctionConverterDataInEager(
+        func=concrete, lower_control_flow=lower_control_flow, aggressive_inlining=False
+    )
+    return _replace_variables_by_constants(converter_data=data)[0]
 
 
 def _names_of_weights(concrete: Any) -> dict[str, str]:
@@ -91,9 +101,7 @@ def inline(graph_def: GraphDef, where: str) -> GraphDef:
             fetches = [
                 output for name in natural_outputs(graph) for output in graph.get_operation_by_name(name).outputs
             ]
-            _, inlined = convert_variables_to_constants_v2_as_graph(
-                wrapped.prune(feeds, fetches), lower_control_flow=False
-            )
+            inlined = _constants_for_variables(wrapped.prune(feeds, fetches), lower_control_flow=False)
     except (ValueError, tf.errors.OpError) as error:
         raise AmctValueError(f"TensorFlow cannot import {where}: {error}") from error
     prune(inlined, [tensor.op.name for tensor in (*feeds, *fetches)])

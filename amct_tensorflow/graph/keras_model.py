@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import tensorflow as tf
 from tensorflow.python.eager import context
 
-from amct_tensorflow.errors import AmctValueError
+from amct_tensorflow.errors import AmctValueError, reason_of
 from amct_tensorflow.graph.freeze import freeze
 from amct_tensorflow.graph.model_file import GraphDef
 from amct_tensorflow.graph.tidy import unused_name
@@ -50,9 +50,8 @@ def load_keras(path: str) -> KerasModel:
         try:
             return tf.keras.models.load_model(path, compile=False)
         except Exception as error:  # Keras raises errors of all kinds
-            reason = " ".join(str(error).split())
             raise AmctValueError(
-                f"Keras cannot load {path} ({type(error).__name__}: {reason}): load it in Python, with its "
+                f"Keras cannot load {path} ({type(error).__name__}: {reason_of(error)}): load it in Python, with its "
                 "custom_objects or the Keras it was saved with, and pass the model itself in place of the path"
             ) from error
 

@@ -66,16 +66,9 @@ def _gigabytes(size: int) -> str:
 
 def _repair_reads(graph_def: GraphDef) -> None:
     """Makes reads of constants Identity ops: some freezing tools turn a variable into a constant, but not its reads."""
-    nodes = {node.name: node for node in graph_def.node}
-
-    def is_constant(name: str) -> bool:
-        node = nodes.get(name)
-        return node is not None and (
-            node.op == "Const" or (node.op == "Identity" and is_constant(node_of(node.input[0])))
-        )
-
+    kinds = {node.name: node.op for node in graph_def.node}
     for node in graph_def.node:
-        if node.op == "ReadVariableOp" and is_constant(node_of(node.input[0])):
+        if node.op == "ReadVariableOp" and kinds.get(node_of(node.input[0])) == "Const":
             node.op = "Identity"
             node.attr["T"].type = node.attr.pop("dtype").type
 
@@ -158,17 +151,17 @@ def drop_waits_for_constants(nodes: Mapping[str, NodeDef]) -> None:
     TF2 freezes ``with control_dependencies(reads)`` into such edges; they order nothing, but would keep float
     weights in the file that nobody uses any more.
     """
-
-    def is_constant(name: str) -> bool:
-        node = nodes[name]
-        if any(edge.startswith("^") for edge in node.input):
-            return False  # it waits for something itself
-        return node.op == "Const" or (node.op == "Identity" and is_constant(node_of(node.input[0])))
-
     for node in nodes.values():
-        kept = [edge for edge in node.input if not (edge.startswith("^") and is_constant(node_of(edge)))]
+        kept = [edge for edge in node.input if not (edge.startswith("^") and _is_constant(node_of(edge), nodes))]
         if len(kept) < len(node.input):
             node.input[:] = kept
+
+
+def _is_constant(name: str, nodes: Mapping[str, NodeDef]) -> bool:
+    node = nodes[name]
+    if any(edge.startswith("^") for edge in node.input):
+        return False  # it waits for something itself
+    return node.op == "Const" or (node.op == "Identity" and _is_constant(node_of(node.input[0]), nodes))
 
 
 def reachable(nodes: Mapping[str, NodeDef], roots: Iterable[str], moved_to: Mapping[str, str]) -> set[str]:

@@ -11,7 +11,7 @@ from tensorflow.python.eager import context
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_from_session_graph
 from tensorflow.python.saved_model.loader_impl import SavedModelLoader, parse_saved_model
 
-from amct_tensorflow.errors import AmctValueError, did_you_mean
+from amct_tensorflow.errors import AmctValueError, did_you_mean, reason_of
 from amct_tensorflow.graph.freeze import freeze, inline, refuse_state
 from amct_tensorflow.graph.model_file import GraphDef, check_file_size, check_weights, node_of
 from amct_tensorflow.graph.tidy import forget_origin, prune
@@ -59,7 +59,7 @@ def _meta_graph(folder: str) -> MetaGraph:
     try:
         found = parse_saved_model(folder).meta_graphs
     except (OSError, ValueError) as error:
-        raise AmctValueError(f"the SavedModel {folder} cannot be read ({error}): save it again") from error
+        raise AmctValueError(f"the SavedModel {folder} cannot be read ({reason_of(error)}): save it again") from error
     for meta_graph in found:
         if _SERVE in meta_graph.meta_info_def.tags:
             return meta_graph
@@ -87,7 +87,9 @@ def _freeze_function(folder: str, name: str, signature: Signature) -> GraphDef:
         try:
             loaded = tf.saved_model.load(folder, tags=[_SERVE])
         except (OSError, ValueError, KeyError, RuntimeError, tf.errors.OpError) as error:
-            raise AmctValueError(f"the SavedModel {folder} cannot be read ({error}): save it again") from error
+            raise AmctValueError(
+                f"the SavedModel {folder} cannot be read ({reason_of(error)}): save it again"
+            ) from error
     function = loaded.signatures[name]
     specs = function.structured_input_signature[1]
     inputs = {key: tf.TensorSpec(specs[key].shape, specs[key].dtype) for key in sorted(specs)}
@@ -109,7 +111,9 @@ def _freeze_session(folder: str, signature: Signature) -> GraphDef:
         except AmctValueError:
             raise
         except (OSError, ValueError, KeyError, RuntimeError, tf.errors.OpError) as error:
-            raise AmctValueError(f"the SavedModel {folder} cannot be read ({error}): save it again") from error
+            raise AmctValueError(
+                f"the SavedModel {folder} cannot be read ({reason_of(error)}): save it again"
+            ) from error
     prune(graph_def, ends)
     forget_origin(graph_def)
     refuse_state(graph_def, folder)

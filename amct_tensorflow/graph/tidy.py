@@ -108,15 +108,13 @@ def _called_functions(graph_def: GraphDef) -> list[str]:
     """Returns the names of the functions that the nodes call, directly or not, in the order of the calls."""
     library = {function.signature.name: function for function in graph_def.library.function}
     found: dict[str, None] = {}
-
-    def visit(nodes: Iterable[NodeDef]) -> None:
-        for node in nodes:
-            for name in (node.op, *(called.name for called in _named_functions(node))):
-                if name in library and name not in found:
-                    found[name] = None
-                    visit(library[name].node_def)
-
-    visit(graph_def.node)
+    waiting = list(graph_def.node)[::-1]
+    while waiting:
+        node = waiting.pop()
+        for name in (node.op, *(called.name for called in _named_functions(node))):
+            if name in library and name not in found:
+                found[name] = None
+                waiting += library[name].node_def[::-1]
     return list(found)
 
 

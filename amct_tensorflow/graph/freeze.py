@@ -15,7 +15,7 @@ from tensorflow.python.framework.convert_to_constants import (
 from amct_tensorflow.errors import AmctValueError, reason_of
 from amct_tensorflow.graph.ends import INPUT_TYPES, natural_outputs
 from amct_tensorflow.graph.model_file import GraphDef, check_weights
-from amct_tensorflow.graph.tidy import forget_origin, move_to_end, prune, rename
+from amct_tensorflow.graph.tidy import forget_origin, join_functions, move_to_end, prune, rename
 from amct_tensorflow.graph.values import VARIABLE_TYPES
 
 _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
@@ -56,6 +56,7 @@ def freeze(
             ) from error
         ends = [tensor.op.name for tensor in (*concrete.inputs[: len(inputs)], *concrete.outputs)]
         weights = _names_of_weights(concrete)
+    join_functions(graph_def)
     prune(graph_def, ends)
     forget_origin(graph_def)
     move_to_end(graph_def, ends[len(inputs) :])

@@ -46,22 +46,20 @@ _FORMS_HINT = "pass a frozen .pb, the folder of a SavedModel, or a .keras or .h5
 
 def check_file_size(path: str) -> None:
     """Raises `AmctValueError` for a file that no protobuf message can be in."""
-    if os.path.isfile(path) and os.path.getsize(path) > _LARGEST_FILE:
-        raise AmctValueError(f"{path} has {_gigabytes(os.path.getsize(path))}: {_TOO_LARGE}")
+    if os.path.isfile(path):
+        _check_size(os.path.getsize(path), path)
 
 
 def check_weights(variables: Iterable[tf.Variable], where: str) -> None:
-    """Raises `AmctValueError` for variables that cannot all be in one graph."""
-    size = sum((variable.shape.num_elements() or 0) * variable.dtype.size for variable in variables)
+    """Raises `AmctValueError` for variables that cannot all be in one graph; names `where`."""
+    _check_size(sum((variable.shape.num_elements() or 0) * variable.dtype.size for variable in variables), where)
+
+
+def _check_size(size: int, where: str) -> None:
     if size > _LARGEST_FILE:
-        raise AmctValueError(f"{where} has {_gigabytes(size)} of weights: {_TOO_LARGE}")
-
-
-_TOO_LARGE = "a frozen graph can have at most 2 GB, so split the model"
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 2**30:.2f} GB"
+        raise AmctValueError(
+            f"{where} takes {size / 2**30:.2f} GB: a frozen graph can have at most 2 GB, so split the model"
+        )
 
 
 def _repair_reads(graph_def: GraphDef) -> None:

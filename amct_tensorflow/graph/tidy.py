@@ -17,6 +17,20 @@ _TRACES = ("_gradient_op_type", "_user_specified_name", "_output_shapes")
 _COUNTERS = re.compile(r"_\d+(?=_|$)")
 
 
+def join_functions(graph_def: GraphDef) -> None:
+    """Leads past the Identity ops that inlining puts at the borders of functions, one for each weight of each call."""
+    borders = {
+        node.name: node.input[0]
+        for node in graph_def.node
+        if node.op == "Identity" and node.name.startswith("Func/") and len(node.input) == 1
+    }
+    for node in graph_def.node:
+        for at, edge in enumerate(node.input):
+            while node_of(edge) in borders:
+                edge = "^" + node_of(borders[node_of(edge)]) if edge.startswith("^") else borders[node_of(edge)]
+            node.input[at] = edge
+
+
 def prune(graph_def: GraphDef, ends: Iterable[str]) -> None:
     """Leaves only the nodes and functions that the nodes `ends` need."""
     nodes = {node.name: node for node in graph_def.node}

@@ -80,6 +80,56 @@ def test_damaged_files(failing, tmp_path, command, name, content, words):
     assert words in failing(command, "--model", tmp_path / name, *more)
 
 
+@pytest.fixture(scope="module")
+def keras_model():
+    layers = tf.keras.layers
+    tf.keras.utils.set_random_seed(0)
+    x, end = layers.Input([8, 8, 3], name="x"), layers.Dense(5, name="end")
+    return tf.keras.Model(x, end(layers.Flatten()(layers.Conv2D(4, 3, name="first")(x))), name="net")
+
+
+@pytest.mark.parametrize("form", ["keras", "SavedModel", "pbtxt"])
+def test_other_forms(cli, samples, tmp_path, keras_model, form):
+    path, options, end = tmp_path / "model.keras", (), "end:0"
+    if form == "keras":
+        keras_model.save(path)
+    elif form == "SavedModel":
+        path, options, end = tmp_path / "model", ("--signature", "serve"), "output_0:0"
+        keras_model.export(path, verbose=False)
+    else:
+        path, end = tmp_path / "model.pbtxt", "out:0"
+        path.write_text(str(conv_net().as_graph_def()))
+    out = cli("inspect", "--model", path, *options).out
+    assert f"{path} is a float model" in out
+    assert f'--outputs "{end}"\n  --input_shape "x:32,8,8,3"\n' in out
+    code, out, err = cli(*calibration(path, samples, *options))
+    assert code == 0, err
+    assert "layers are quantized\n" in out and "times smaller than the float model" in out
+    again = ("--save_path", "out/again", "--record_file", "out/m_record.txt")
+    code, _, err = cli("convert", "--model", path, *again, *options)
+    assert code == 0, err
+    with open("out/m_quantized.pb", "rb") as first, open("out/again_quantized.pb", "rb") as second:
+        assert first.read() == second.read()
+
+
+def test_balancing_another_form(cli, samples, tmp_path, keras_model):
+    keras_model.save(tmp_path / "model.keras")
+    layer = "net_1/first_1/convolution"
+    (tmp_path / "dmq.cfg").write_text(
+        f'override_layer_configs {{ layer_name: "{layer}" calibration_config {{ dmq_balancer {{ }} }} }}'
+    )
+    code, out, err = cli(*calibration(tmp_path / "model.keras", samples, "--calibration_config", tmp_path / "dmq.cfg"))
+    assert code == 0, err
+    assert "2 of 2 layers are quantized\n" in out and "balancing 1 layer" in err
+
+
+def test_signatures(failing, model, tmp_path, keras_model):
+    assert "has no signatures" in failing("inspect", "--model", model, "--signature", "serve")
+    keras_model.export(tmp_path / "saved", verbose=False)
+    line = failing("inspect", "--model", tmp_path / "saved", "--signature", "servee")
+    assert "did you mean 'serve'?; give one of those it has: serve, serving_default" in line
+
+
 def test_a_wrong_path(failing, model, tmp_path):
     assert "does not exist; did you mean 'model.pb'?" in failing("inspect", "--model", tmp_path / "modell.pb")
 

@@ -94,7 +94,7 @@ def test_a_file_beyond_2_gb_is_not_read(tmp_path):
     path = tmp_path / "model.pb"
     path.touch()
     os.truncate(path, 2**31)  # a sparse file: it takes no room on the disk, but reading it would take 2 GB
-    with pytest.raises(AmctValueError, match=r"model\.pb has 2\.00 GB: a frozen graph can have at most 2 GB"):
+    with pytest.raises(AmctValueError, match=r"model\.pb takes 2\.00 GB: a frozen graph can have at most 2 GB"):
         read_graph_def(str(path))
 
 

@@ -35,9 +35,7 @@ def with_function(*, and_layer: bool) -> tf.Graph:
 def test_layers_in_functions_are_reported(tmp_path, capsys):
     prepare(with_function(and_layer=True), tmp_path)
     lines = capsys.readouterr().err
-    assert re.search(
-        r"INFO .*Conv2D \S*block\S*/hidden: left float because it is inside the function \S*block", lines
-    )
+    assert re.search(r"INFO .*Conv2D \S*block\S*/hidden: left float because it is inside the function \S*block", lines)
     assert "1 of 2 Conv/MatMul/AvgPool layers are quantized" in lines
 
 

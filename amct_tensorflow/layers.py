@@ -244,6 +244,15 @@ TABLE: dict[str, OpType] = {
     )
 }
 
+# What TensorFlow's own optimizers make of a layer and what is behind it; nothing can be taken out of these again.
+_FUSED = {
+    name: OpType(name, constraint=lambda op: f"it is a {op.type}: optimized for TensorFlow, quantize the model before")
+    for name in (
+        *("_FusedConv2D", "_FusedConv3D", "_FusedDepthwiseConv2dNative", "_FusedMatMul", "_FusedBatchMatMulV2"),
+        *("FusedPadConv2D", "FusedResizeAndPadConv2D"),
+    )
+}
+
 ADDITIONS = ("Add", "AddV2")
 
 # Types whose inputs can be quantized alone, without the op -> the inputs.
@@ -274,7 +283,7 @@ class Surroundings:
 
 @dataclasses.dataclass(frozen=True)
 class FoundLayer:
-    """An op of a type of the table.
+    """An op of a type of the table, or one that holds such an op.
 
     Attributes:
         op: the op.
@@ -295,10 +304,10 @@ class FoundLayer:
 
 
 def find_layers(graph: tf.Graph, around: Surroundings | None = None) -> Iterator[FoundLayer]:
-    """Yields every op whose type is in the table, in graph order."""
+    """Yields every op whose type is in the table, or that holds one of these, in graph order."""
     around = around or Surroundings.of(graph)
     for op in graph.get_operations():
-        row = TABLE.get(op.type)
+        row = TABLE.get(op.type, _FUSED.get(op.type))
         if row is not None:
             row = row.of(op)
             inside = op.name in around.in_control_flow

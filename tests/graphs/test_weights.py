@@ -177,7 +177,7 @@ def test_a_computed_kernel_of_each_sample(tmp_path):
         tf.nn.relu(net.matmul(tf.reshape(y, [-1, 256]), "last/matmul"), name="out")
 
     deployed = Deployed(build, ["out"], tmp_path)
-    assert set(deployed.quantized) == {"conv", "kernel/conv", "last/matmul"}
+    assert set(deployed.quantized) == {"conv", "kernel/conv", "dynamic", "dynamic:1", "last/matmul"}
     assert deployed.sqnr(batch()) > 20
 
 

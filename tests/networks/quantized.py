@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 import amct_tensorflow as amct
+from amct_tensorflow.inspect_model import inspect_model
 
 v1 = tf.compat.v1
 
@@ -25,14 +25,6 @@ OF_THE_TABLE = (
 _LINE = re.compile(r"\[save_model\]: (\w+) (\S+): (quantized|left float because (.+))", re.MULTILINE)
 
 
-def freeze(model: Any, shape: tuple[int | None, ...]) -> tuple[Any, str]:
-    """Returns the GraphDef of a Keras model with the placeholder ``x``, and the name of its output op."""
-    function = tf.function(lambda x: model(x, training=False))
-    concrete = function.get_concrete_function(tf.TensorSpec([None, *shape], tf.float32, name="x"))
-    frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=True)
-    return frozen.graph.as_graph_def(), frozen.outputs[0].op.name
-
-
 def load(graph_def: Any) -> tf.Graph:
     graph = tf.Graph()
     with graph.as_default():
@@ -41,8 +33,9 @@ def load(graph_def: Any) -> tf.Graph:
 
 
 def run(graph: tf.Graph, output: str, x: np.ndarray) -> np.ndarray:
+    [fed] = [op for op in graph.get_operations() if op.type == "Placeholder"]
     with v1.Session(graph=graph) as session:
-        return session.run(f"{output}:0", {"x:0": x})
+        return session.run(f"{output}:0", {fed.outputs[0]: x})
 
 
 @dataclasses.dataclass
@@ -73,7 +66,7 @@ class Quantized:
         return [name for name, reason in self.said.items() if not reason]
 
 
-def quantize(graph_def: Any, output: str, batches: list[np.ndarray], unseen: np.ndarray, folder: Path) -> Quantized:
+def quantize(graph_def: Any, batches: list[np.ndarray], unseen: np.ndarray, folder: Path) -> Quantized:
     """Takes a frozen network through the four calls; writes into `folder`."""
     pb = folder / "float.pb"
     pb.write_bytes(graph_def.SerializeToString())
@@ -82,9 +75,10 @@ def quantize(graph_def: Any, output: str, batches: list[np.ndarray], unseen: np.
     config, record, prefix = (str(folder / name) for name in ("config.json", "record.txt", "int8"))
     amct.create_quant_config(config, graph, batch_num=len(batches))
     amct.quantize_model(graph, config, record)
-    with v1.Session(graph=graph) as session:
-        for batch in batches:
-            session.run(f"{output}:0", {"x:0": batch})
+    [output] = inspect_model(str(pb)).outputs
+    output = output.removesuffix(":0")
+    for batch in batches:
+        run(graph, output, batch)
     with contextlib.redirect_stderr(io.StringIO()) as log:
         amct.save_model(str(pb), [output], record, prefix)
     saved = v1.GraphDef()

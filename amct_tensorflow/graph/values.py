@@ -7,7 +7,7 @@ ops only when it is materialized.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -108,30 +108,30 @@ _STORED = (*_PASS_THROUGH, "Reshape")  # no arithmetic: the constant is in the f
 
 def constant_value(tensor: tf.Tensor) -> np.ndarray | None:
     """Returns the value of a tensor that only constants lead to through known ops, or None."""
-    op = tensor.op
-    if op.type == "Const":
-        return tf.make_ndarray(op.get_attr("value"))
-    if op.type not in _FOLDABLE or not _is_known(tensor):
+    if not is_constant(tensor):
         return None
-    inputs = []
-    for used in op.inputs:
-        value = constant_value(used)
-        if value is None:
-            return None
-        inputs.append(value)
-    return _FOLDABLE[op.type](op, inputs)
+    ops = _inputs_first(tensor.op)
+    last_users = {used.op.name: op for op in ops for used in op.inputs}
+    values: dict[str, np.ndarray] = {}
+    for op in ops:
+        inputs = [values[used.op.name] for used in op.inputs]
+        values[op.name] = (
+            tf.make_ndarray(op.get_attr("value")) if op.type == "Const" else _FOLDABLE[op.type](op, inputs)
+        )
+        for used in op.inputs:
+            if last_users[used.op.name] is op:
+                values.pop(used.op.name, None)
+    return values[tensor.op.name]
 
 
 def is_constant(tensor: tf.Tensor) -> bool:
     """Tells whether `constant_value` would return one, without copying it."""
-    op = tensor.op
-    return op.type == "Const" or (op.type in _FOLDABLE and _is_known(tensor) and all(map(is_constant, op.inputs)))
+    return _is_made_of(tensor, ("Const",), lambda used: used.op.type in _FOLDABLE and _is_known(used))
 
 
 def is_stored(tensor: tf.Tensor) -> bool:
     """Tells whether a constant is behind the tensor without arithmetic between."""
-    op = tensor.op
-    return op.type == "Const" or (op.type in _STORED and all(map(is_stored, op.inputs)))
+    return _is_made_of(tensor, ("Const",), lambda used: used.op.type in _STORED)
 
 
 def _is_known(tensor: tf.Tensor) -> bool:
@@ -140,12 +140,39 @@ def _is_known(tensor: tf.Tensor) -> bool:
 
 def is_parameter(tensor: tf.Tensor) -> bool:
     """Tells whether a constant or a variable, and nothing else, is behind the tensor."""
-    op = tensor.op
-    if op.type in VARIABLE_TYPES or op.type == "Const":
-        return True
-    if op.type in _FOLDABLE and not _is_known(tensor):
-        return False
-    return op.type in (*_FOLDABLE, "ReadVariableOp") and all(map(is_parameter, op.inputs))
+    return _is_made_of(tensor, (*VARIABLE_TYPES, "Const"), _passes_parameters_on)
+
+
+def _passes_parameters_on(tensor: tf.Tensor) -> bool:
+    return tensor.op.type == "ReadVariableOp" or (tensor.op.type in _FOLDABLE and _is_known(tensor))
+
+
+def _is_made_of(tensor: tf.Tensor, sources: Collection[str], passes_on: Callable[[tf.Tensor], bool]) -> bool:
+    """Tells whether nothing but ops of the types of `sources` is behind the tensor, through those that pass them on."""
+    seen: set[str] = set()
+    stack = [tensor]
+    while stack:
+        used = stack.pop()
+        if used.op.type in sources or used.op.name in seen:
+            continue
+        if not passes_on(used):
+            return False
+        seen.add(used.op.name)
+        stack.extend(used.op.inputs)
+    return True
+
+
+def _inputs_first(end: tf.Operation) -> list[tf.Operation]:
+    """Returns the ops that lead to `end`, and itself, each once and after its inputs. There must be no loop."""
+    order: dict[str, tf.Operation] = {}
+    stack = [end]
+    while stack:
+        op = stack[-1]
+        missing = [used.op for used in op.inputs if used.op.name not in order]
+        stack.extend(missing)
+        if not missing:
+            order.setdefault(stack.pop().name, op)
+    return list(order.values())
 
 
 def needed_variables(graph: tf.Graph, outputs: Iterable[tf.Tensor]) -> list[str]:

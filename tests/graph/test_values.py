@@ -12,6 +12,7 @@ from amct_tensorflow.graph.values import (
     constant_value,
     is_constant,
     is_parameter,
+    is_stored,
     materialize,
     reshape,
     sqrt,
@@ -212,3 +213,74 @@ def test_formulas_hold_for_arrays_and_tensors(formula, caller):
     with v1.Session(graph=graph) as session:
         session.run([variable.initializer for variable in graph.get_collection(v1.GraphKeys.GLOBAL_VARIABLES)])
         np.testing.assert_allclose(session.run(result), expected, rtol=1e-6)
+
+
+# -- Long chains and many paths ------------------------------------------------------------------------------
+
+_LENGTH = 1500  # beyond what Python recurses
+
+
+def _chain(tensor):
+    for _ in range(_LENGTH):
+        tensor = tf.raw_ops.AddV2(x=tensor, y=tf.constant(1.0))
+    return tensor
+
+
+def _diamonds(tensor):
+    """2^100 paths lead to it."""
+    for _ in range(100):
+        tensor = tf.raw_ops.AddV2(x=tensor, y=tensor)
+    return tensor
+
+
+def _identities(tensor):
+    for _ in range(_LENGTH):
+        tensor = tf.identity(tensor)
+    return tensor
+
+
+LONG = {
+    "chain": (_chain, 2.0 + _LENGTH),
+    "diamonds": (_diamonds, 2.0**101),
+    "Identities": (_identities, 2.0),
+}
+
+
+@pytest.mark.parametrize("case", LONG)
+def test_long_ways_from_a_constant(case):
+    build, expected = LONG[case]
+    _, tensor = _graph(lambda: build(tf.constant(2.0)))
+    assert is_constant(tensor)
+    assert is_parameter(tensor)
+    assert is_stored(tensor) == (case == "Identities")
+    assert constant_value(tensor) == np.float32(expected)
+
+
+@pytest.mark.parametrize("case", LONG)
+def test_long_ways_from_a_variable(case):
+    build, _ = LONG[case]
+    _, tensor = _graph(lambda: build(tf.convert_to_tensor(_variable(np.float32(2.0)))))
+    assert is_parameter(tensor)
+    assert not is_constant(tensor)
+    assert constant_value(tensor) is None
+
+
+@pytest.mark.parametrize("case", LONG)
+def test_long_ways_from_a_placeholder(case):
+    build, _ = LONG[case]
+    _, tensor = _graph(lambda: build(v1.placeholder(tf.float32, [])))
+    assert not is_parameter(tensor)
+    assert not is_constant(tensor)
+
+
+def test_a_value_used_early_and_late():
+    """What is forgotten on the way, to save memory, is what nothing needs any more."""
+
+    def build():
+        first = tf.constant(ARRAY)
+        second = tf.raw_ops.Neg(x=first)
+        third = tf.raw_ops.Square(x=tf.raw_ops.Square(x=second))
+        return tf.raw_ops.AddV2(x=tf.raw_ops.Mul(x=third, y=first), y=tf.raw_ops.Sub(x=second, y=first))
+
+    _, tensor = _graph(build)
+    np.testing.assert_allclose(constant_value(tensor), ARRAY**5 - 2 * ARRAY, rtol=1e-6)

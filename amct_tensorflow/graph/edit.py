@@ -14,11 +14,23 @@ def at_root(graph: tf.Graph) -> Iterator[None]:
     """Makes new ops go to `graph` with the very names given: no scope, control, device or place of the caller."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(graph.as_default())
-        stack.enter_context(graph.name_scope(None))
-        stack.enter_context(graph.control_dependencies(None))
-        stack.enter_context(graph.device(None))
-        stack.enter_context(graph.colocate_with(None, ignore_existing=True))
+        if not _is_at_root(graph):  # mostly it is, and leaving all that takes as long as adding an op
+            stack.enter_context(graph.name_scope(None))
+            stack.enter_context(graph.control_dependencies(None))
+            stack.enter_context(graph.device(None))
+            stack.enter_context(graph.colocate_with(None, ignore_existing=True))
         yield
+
+
+def _is_at_root(graph: tf.Graph) -> bool:
+    """Tells whether the caller is in no scope of this graph."""
+    return not (
+        graph.get_name_scope()
+        or graph._control_dependencies_stack
+        or graph._get_control_flow_context() is not None
+        or graph._device_function_stack
+        or graph._colocation_stack
+    )
 
 
 def scope_of(name: str) -> str:
@@ -29,7 +41,7 @@ def scope_of(name: str) -> str:
 
 def unique_scope(graph: tf.Graph, scope: str) -> str:
     """Returns `scope`, or `scope`_1, _2, … if an op or scope of that name exists, and reserves it."""
-    with at_root(graph):
+    with graph.name_scope(None):
         return graph.unique_name(scope)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import tensorflow as tf
+from tensorflow.core.framework.function_pb2 import FunctionDefLibrary
 
 # From an op of the first kind on, everything is inside, up to an op of the second kind.
 _REGIONS = (
@@ -23,10 +24,17 @@ def ops_in_functions(graph: tf.Graph, types: Collection[str]) -> list[tuple[str,
         return []
     return [
         (function.signature.name, node.name, node.op)
-        for function in graph.as_graph_def().library.function
+        for function in function_library(graph).function
         for node in function.node_def
         if node.op in types
     ]
+
+
+def function_library(graph: tf.Graph) -> FunctionDefLibrary:
+    """Returns the functions of the graph, without a copy of its weights as as_graph_def() would make."""
+    holder = tf.compat.v1.GraphDef()
+    graph._copy_functions_to_graph_def(holder, 0)
+    return holder.library
 
 
 def ops_in_control_flow(graph: tf.Graph) -> set[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import TypeAlias
 
 import tensorflow as tf
@@ -11,6 +11,8 @@ from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 
 from amct_tensorflow.errors import AmctRuntimeError, AmctValueError
+from amct_tensorflow.graph.control_flow import function_library
+from amct_tensorflow.graph.large_constants import import_lean
 
 GraphDef: TypeAlias = tf.compat.v1.GraphDef
 NodeDef: TypeAlias = tf.compat.v1.NodeDef
@@ -80,7 +82,7 @@ def import_graph(graph_def: GraphDef, path: str) -> tf.Graph:
     graph = tf.Graph()
     try:
         with graph.as_default():
-            tf.import_graph_def(graph_def, name="")
+            import_lean(graph_def)
     except (ValueError, tf.errors.OpError) as error:
         raise AmctValueError(f"TensorFlow cannot import {path}: {error}") from error
     return graph
@@ -104,22 +106,21 @@ def extract(
     """
     outputs = list(outputs)
     _check_first_where_moved(outputs, moved)
-    whole = graph.as_graph_def()
     moved_to = {name: tensor.op.name for name, tensor in moved.items()}
-    nodes = {node.name: node for node in whole.node}
-    drop_waits_for_constants(nodes)
+    ops = graph.get_operations()
+    waits = _waits(ops)
     outputs = list(dict.fromkeys(map(node_of, outputs)))
-    needed = reachable(nodes, outputs, moved_to)
+    needed = _reachable(graph, waits, outputs, moved_to)
     renamed = {
         clone: original
         for original, clone in clones.items()
         if clone in needed and original not in needed and original not in moved
     }
-    result = GraphDef(versions=whole.versions, library=whole.library)
+    result = GraphDef(versions=graph.graph_def_versions, library=function_library(graph))
     places = {f"loc:@{name}".encode() for name in needed - renamed.keys()}
-    for node in whole.node:
-        if node.name in needed:
-            _append(result, node, places, renamed)
+    for op in ops:
+        if op.name in needed:  # as_graph_def() would copy the weights that are not needed, too
+            _append(result, op.node_def, waits[op.name], places, renamed)
     for name in outputs:
         if name in moved:
             source = result.node.add(name=name, op="Identity")
@@ -143,27 +144,29 @@ def node_of(edge: str) -> str:
     return edge.lstrip("^").partition(":")[0]
 
 
-def drop_waits_for_constants(nodes: Mapping[str, NodeDef]) -> None:
-    """Removes control edges from constants, in place.
+def _waits(ops: Iterable[tf.Operation]) -> dict[str, list[str]]:
+    """Returns the names of the ops that each op waits for by a control edge, but for those of constants.
 
     TF2 freezes ``with control_dependencies(reads)`` into such edges; they order nothing, but would keep float
     weights in the file that nobody uses any more.
     """
-    for node in nodes.values():
-        kept = [edge for edge in node.input if not (edge.startswith("^") and _is_constant(node_of(edge), nodes))]
-        if len(kept) < len(node.input):
-            node.input[:] = kept
+    waits = {op.name: [before.name for before in op.control_inputs] for op in ops}
+    constants = {op.name for op in ops if op.type == "Const"}
+    sources = {op.name: op.inputs[0].op.name for op in ops if op.type == "Identity"}
+
+    def is_constant(name: str) -> bool:
+        while name in sources and not waits[name]:
+            name = sources[name]
+        return name in constants and not waits[name]  # else it waits for something itself
+
+    for name, before in waits.items():
+        waits[name] = [other for other in before if not is_constant(other)]
+    return waits
 
 
-def _is_constant(name: str, nodes: Mapping[str, NodeDef]) -> bool:
-    node = nodes[name]
-    if any(edge.startswith("^") for edge in node.input):
-        return False  # it waits for something itself
-    return node.op == "Const" or (node.op == "Identity" and _is_constant(node_of(node.input[0]), nodes))
-
-
-def reachable(nodes: Mapping[str, NodeDef], roots: Iterable[str], moved_to: Mapping[str, str]) -> set[str]:
-    """Returns the names of the nodes that `roots` need; `moved_to` has the nodes that took the places of others."""
+def _reachable(
+    graph: tf.Graph, waits: Mapping[str, list[str]], roots: Iterable[str], moved_to: Mapping[str, str]
+) -> set[str]:
     found: set[str] = set()
     stack = list(roots)
     while stack:
@@ -171,18 +174,24 @@ def reachable(nodes: Mapping[str, NodeDef], roots: Iterable[str], moved_to: Mapp
         name = moved_to.get(name, name)  # whoever waits for a moved output waits for what took its place
         if name not in found:
             found.add(name)
-            stack.extend(map(node_of, nodes[name].input))
+            stack.extend(used.op.name for used in graph.get_operation_by_name(name).inputs)
+            stack.extend(waits[name])
     return found
 
 
-def _append(result: GraphDef, node: NodeDef, places: set[bytes], renamed: Mapping[str, str]) -> None:
+def _append(
+    result: GraphDef, node: NodeDef, waits: Container[str], places: set[bytes], renamed: Mapping[str, str]
+) -> None:
+    """Adds the node, which waits for no others than `waits`."""
+    edges = [edge for edge in node.input if not edge.startswith("^") or edge[1:] in waits]
     copy = result.node.add()
     copy.CopyFrom(node)
     copy.name = renamed.get(node.name, node.name)
-    for i, edge in enumerate(node.input):
+    del copy.input[:]
+    for edge in edges:
         producer = node_of(edge)
-        if producer in renamed:
-            copy.input[i] = edge.replace(producer, renamed[producer], 1)
+        # An edge that was set later has the :0 that is left out elsewhere.
+        copy.input.append(edge.replace(producer, renamed.get(producer, producer), 1).removesuffix(":0"))
     # A colocation constraint on a node that is gone, or renamed, would make the file unloadable.
     if "_class" in node.attr and not places.issuperset(node.attr["_class"].list.s):
         del copy.attr["_class"]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import tensorflow as tf
 
-from amct_tensorflow.graph.model_file import GraphDef, NodeDef, drop_waits_for_constants, node_of, reachable
+from amct_tensorflow.graph.model_file import GraphDef, NodeDef, node_of
 
 # Where TensorFlow's inlining puts the nodes of the outermost functions.
 _CALL_SCOPES = re.compile(r"(Func/)?((Stateful)?PartitionedCall(_\d+)?/)+")
@@ -34,8 +34,8 @@ def join_functions(graph_def: GraphDef) -> None:
 def prune(graph_def: GraphDef, ends: Iterable[str]) -> None:
     """Leaves only the nodes and functions that the nodes `ends` need."""
     nodes = {node.name: node for node in graph_def.node}
-    drop_waits_for_constants(nodes)
-    needed = reachable(nodes, ends, {})
+    _drop_waits_for_constants(nodes)
+    needed = _reachable(nodes, ends)
     for at in reversed(range(len(graph_def.node))):
         if graph_def.node[at].name not in needed:
             del graph_def.node[at]
@@ -43,6 +43,32 @@ def prune(graph_def: GraphDef, ends: Iterable[str]) -> None:
     for at in reversed(range(len(graph_def.library.function))):
         if graph_def.library.function[at].signature.name not in called:
             del graph_def.library.function[at]
+
+
+def _drop_waits_for_constants(nodes: Mapping[str, NodeDef]) -> None:
+    """Removes control edges from constants: TF2 leaves them, and they would keep weights that nobody uses any more."""
+    for node in nodes.values():
+        kept = [edge for edge in node.input if not (edge.startswith("^") and _is_constant(node_of(edge), nodes))]
+        if len(kept) < len(node.input):
+            node.input[:] = kept
+
+
+def _is_constant(name: str, nodes: Mapping[str, NodeDef]) -> bool:
+    node = nodes[name]
+    while node.op == "Identity" and len(node.input) == 1:
+        node = nodes[node_of(node.input[0])]
+    return node.op == "Const" and not node.input  # else it waits for something itself
+
+
+def _reachable(nodes: Mapping[str, NodeDef], roots: Iterable[str]) -> set[str]:
+    found: set[str] = set()
+    stack = list(roots)
+    while stack:
+        name = stack.pop()
+        if name not in found:
+            found.add(name)
+            stack.extend(map(node_of, nodes[name].input))
+    return found
 
 
 def forget_origin(graph_def: GraphDef) -> None:

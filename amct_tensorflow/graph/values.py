@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from amct_tensorflow.graph.edit import at_root, upstream
+from amct_tensorflow.graph.large_constants import add_constant, read_constant
 
 
 class Deferred:
@@ -115,9 +116,7 @@ def constant_value(tensor: tf.Tensor) -> np.ndarray | None:
     values: dict[str, np.ndarray] = {}
     for op in ops:
         inputs = [values[used.op.name] for used in op.inputs]
-        values[op.name] = (
-            tf.make_ndarray(op.get_attr("value")) if op.type == "Const" else _FOLDABLE[op.type](op, inputs)
-        )
+        values[op.name] = read_constant(op) if op.type == "Const" else _FOLDABLE[op.type](op, inputs)
         for used in op.inputs:
             if last_users[used.op.name] is op:
                 values.pop(used.op.name, None)
@@ -194,7 +193,7 @@ def value_of(parameter: tf.Tensor) -> Value:
 def materialize(graph: tf.Graph, value: Value, name: str) -> tf.Tensor:
     """Returns the value as a tensor of `graph`: a Const called `name`, or the result of the deferred ops."""
     with at_root(graph):
-        return value.build() if isinstance(value, Deferred) else tf.constant(value, name=name)
+        return value.build() if isinstance(value, Deferred) else add_constant(value, name)
 
 
 def reshape(value: Value, shape: Sequence[int]) -> Value:

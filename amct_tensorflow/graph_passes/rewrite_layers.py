@@ -28,6 +28,7 @@ def rewrite_layers(workspace: Workspace, make_weights: MakeTensor, make_bias: Ma
         layer.result = layer.op.outputs[0]
         if layer.row.weight_input is not None:
             set_input(layer.op, layer.row.weight_input, make_weights(workspace, layer))
+            layer.weights = None  # they are in the graph now, and the model may not fit into memory twice
         if layer.bias is not None:
             layer.result = _add_bias(workspace, layer, make_bias(workspace, layer), casts)
         if layer.end.dtype == tf.float16:

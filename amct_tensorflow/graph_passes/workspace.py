@@ -27,7 +27,7 @@ class Layer:
         op: the op that computes the layer: the original, or its clone once rewritten.
         row: its op type.
         fuse: whether a batch norm may be folded into it.
-        weights: shape as the op has them; None for op types without.
+        weights: shape as the op has them; None for op types without, and once rewritten.
         weights_key: the same for layers with the same weights.
         bias: one value per output channel, or None.
         end: see above.

@@ -258,6 +258,16 @@ def test_waiting_for_a_constant_is_no_reason_to_keep_it(waited):
     assert _run(extracted, "out", [1, 2]) == [-1, -2]
 
 
+def test_waiting_for_a_constant_behind_many_identities():
+    def waited(x):
+        tensor = tf.constant(1.0, name="constant")
+        for _ in range(1500):  # beyond what Python recurses
+            tensor = tf.raw_ops.Identity(input=tensor)
+        return tensor
+
+    assert _names(extract(_waiting_for(waited), ["out"], {}, {})) == ["x", "out"]
+
+
 @pytest.mark.parametrize(
     "waited", [_constant_that_waits, _identity_that_waits, _identity_of_a_constant_that_waits], ids=lambda f: f.__name__
 )

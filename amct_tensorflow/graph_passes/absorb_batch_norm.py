@@ -26,8 +26,9 @@ from amct_tensorflow.graph.edit import consumers
 from amct_tensorflow.graph.values import Value, is_parameter, sqrt, value_of
 from amct_tensorflow.graph_passes.absorb_multiply import reason_against_layers, reason_against_use
 from amct_tensorflow.graph_passes.along_channels import scale_outputs
+from amct_tensorflow.graph_passes.front import Front
 from amct_tensorflow.graph_passes.pass_movers import MOVERS
-from amct_tensorflow.graph_passes.workspace import Front, Workspace
+from amct_tensorflow.graph_passes.workspace import Workspace
 from amct_tensorflow.layers import data_format, is_bias
 
 BATCH_NORMS = ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")

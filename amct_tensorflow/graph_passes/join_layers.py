@@ -18,7 +18,8 @@ import tensorflow as tf
 
 from amct_tensorflow.graph.edit import sole_consumer
 from amct_tensorflow.graph.values import constant_value
-from amct_tensorflow.graph_passes.workspace import Front, Workspace
+from amct_tensorflow.graph_passes.front import Front
+from amct_tensorflow.graph_passes.workspace import Workspace
 
 
 def join_layers(workspace: Workspace, fronts: dict[str, Front], advanced: Iterable[Front]) -> list[Front]:

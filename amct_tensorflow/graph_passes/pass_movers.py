@@ -20,7 +20,8 @@ import tensorflow as tf
 
 from amct_tensorflow.graph.edit import sole_consumer
 from amct_tensorflow.graph.values import constant_value
-from amct_tensorflow.graph_passes.workspace import Front, Workspace
+from amct_tensorflow.graph_passes.front import Front
+from amct_tensorflow.graph_passes.workspace import Workspace
 
 
 def pass_mover(workspace: Workspace, front: Front) -> bool:

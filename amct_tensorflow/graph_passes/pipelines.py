@@ -27,6 +27,7 @@ from amct_tensorflow.graph_passes.calibrate_weights import FakeQuantizedWeights,
 from amct_tensorflow.graph_passes.deploy_activations import AscendQuants, deploy_fake_quants, insert_ascend_quant
 from amct_tensorflow.graph_passes.deploy_parameters import Int8Weights, integer_bias, quantized_bias
 from amct_tensorflow.graph_passes.deploy_results import insert_ascend_dequant
+from amct_tensorflow.graph_passes.front import Front
 from amct_tensorflow.graph_passes.hold_outputs import hold_outputs
 from amct_tensorflow.graph_passes.insert_search_n import insert_search_n
 from amct_tensorflow.graph_passes.join_additions import join_additions
@@ -38,7 +39,7 @@ from amct_tensorflow.graph_passes.relax_relu6 import relax_relu6
 from amct_tensorflow.graph_passes.rewrite_layers import rewrite_layers
 from amct_tensorflow.graph_passes.scales_for_biases import free_dead_channels, widen_vanishing_scales
 from amct_tensorflow.graph_passes.share_with_max_pools import share_with_max_pools
-from amct_tensorflow.graph_passes.workspace import Front, Layer, Workspace
+from amct_tensorflow.graph_passes.workspace import Layer, Workspace
 from amct_tensorflow.layers import Surroundings, tensor_key
 from amct_tensorflow.ops import RecordBook
 from amct_tensorflow.record import LayerRecord

@@ -80,8 +80,13 @@ def _behind(net: Net, choose: Choose, y: tf.Tensor, name: str) -> tf.Tensor:
         y = tf.nn.batch_normalization(y, mean, variance, choose(beta, None), choose(gamma, None), 1e-3)
     elif norm == "scalar":
         y = y * np.float32(0.5)
-    y = choose(tf.nn.relu, tf.nn.relu6, tf.identity, tf.nn.leaky_relu, tf.nn.swish)(y)
+    y = choose(tf.nn.relu, tf.nn.relu6, tf.identity, tf.nn.leaky_relu, _swish)(y)
     return tf.identity(y, name=f"{name}/act")
+
+
+def _swish(x: tf.Tensor) -> tf.Tensor:
+    """As tf.nn.swish computes it, without its gradient, which numbers the graphs of a process."""
+    return x * tf.sigmoid(x * np.float32(1.0))
 
 
 def _conv(net: Net, choose: Choose, x: tf.Tensor, name: str) -> list[tf.Tensor]:

@@ -101,8 +101,14 @@ class FloatModel:
         """
         of_layers = {key for name, found in inventory.layers.items() for key, _ in found.row.activations(name)}
         for key in records:
-            if key not in of_layers or split_tensor_key(key)[1] is None:
+            name, index = split_tensor_key(key)
+            if key not in of_layers or index is None:
                 self._check_known(inventory, key, record_file)
+            elif name not in records:
+                raise AmctRuntimeError(
+                    f"{record_file} has {key}, the factors of the second input of {name}, but none of the first: add "
+                    f"an entry {name}, or delete {key}"
+                )
         layers = [
             self._layer(found, records)
             for name, found in inventory.layers.items()
@@ -134,6 +140,8 @@ class FloatModel:
         )
         for key, _ in row.activations(found.op.name):
             check_activation(key, records.get(key, LayerRecord()), symmetric=row.symmetric, op_type=found.op.type)
+            if key != found.op.name:
+                self._check_alone(key, records[key], found.op)
         return Layer.of(found, fuse=not record.skip_fusion, channel_wise=len(record.scale_w) > 1)
 
     def _alone(self, key: str, record: LayerRecord) -> Activation:
@@ -141,8 +149,11 @@ class FloatModel:
         name, index = split_tensor_key(key)
         op = self.graph.get_operation_by_name(name)
         assert index is not None
-        check_layer(key, record, op_type=op.type, has_weights=False, channels=1, input_channels=0, supports_shift=False)
+        self._check_alone(key, record, op)
         return Activation.alone(op, index)
+
+    def _check_alone(self, key: str, record: LayerRecord, op: tf.Operation) -> None:
+        check_layer(key, record, op_type=op.type, has_weights=False, channels=1, input_channels=0, supports_shift=False)
 
     def _check_known(self, inventory: Inventory, key: str, record_file: str) -> None:
         name, index = split_tensor_key(key)
@@ -156,6 +167,8 @@ class FloatModel:
             )
         if index is not None:
             reason = inventory.reason_against_tensor(name, index)
+            if name in inventory.traits:
+                reason = f"the entries of this layer are {' and '.join(inventory.keys(name))}"
             if reason is not None:
                 raise AmctRuntimeError(
                     f"input {index} of {name} cannot be quantized, {reason}: remove the entry {key} from {record_file}"
@@ -198,8 +211,8 @@ def write_model(
     grouped = [layer.name for layer in workspace.layers if has_grouped_bias(layer)]
     if grouped:
         LOGGER.push_warning_message(
-            "TensorFlow's CPU optimizer refuses a grouped convolution with a BiasAdd: on a CPU, run the saved model in "
-            f"a session with rewrite_options.remapping off, because of {', '.join(grouped)}",
+            f"{', '.join(grouped)}: without oneDNN, TensorFlow's CPU optimizer refuses a grouped convolution with a "
+            "BiasAdd; run the saved model there in a session with rewrite_options.remapping off",
             module,
         )
 

@@ -15,7 +15,7 @@ from amct_tensorflow.graph.ends import natural_outputs, needed_inputs, resolve_o
 from amct_tensorflow.graph.fake_quant import FAKE_QUANT_TYPES
 from amct_tensorflow.graph.sources import MODEL_TYPES, ModelSource, name_of, read_model
 from amct_tensorflow.graph.values import needed_variables
-from amct_tensorflow.graph_passes.pipelines import plan_fusions
+from amct_tensorflow.graph_passes.pipelines import plan_own_fusions
 from amct_tensorflow.graph_passes.workspace import Layer, Workspace
 from amct_tensorflow.layers import FoundLayer, find_layers, quantizable_types
 from amct_tensorflow.ops import AMCT_OP_TYPES, CALIBRATION_OP_TYPES
@@ -143,7 +143,7 @@ def _layers(graph: tf.Graph, outputs: Sequence[tf.Tensor]) -> list[LayerReport]:
         ],
         frozenset(tensor.op.name for tensor in outputs),
     )
-    plan_fusions(workspace)
+    plan_own_fusions(workspace)
     plans = {layer.name: layer for layer in workspace.layers}
     needed = upstream(tensor.op for tensor in outputs)
     return [_layer_report(layer, plans.get(layer.op.name), needed) for layer in found]

@@ -56,6 +56,10 @@ class Inventory:
         reasons = {name: found.reason for name, found in self.layers.items() if found.reason is not None}
         return reasons | {label: reason for _, label, reason in self._in_functions}
 
+    def keys(self, name: str) -> list[str]:
+        """Returns the keys of a layer's entries in a record."""
+        return [key for key, _ in self.layers[name].row.activations(name)]
+
     def reason_against_tensor(self, name: str, index: int) -> str | None:
         """Returns why an input of an op of the graph cannot be quantized alone, in words, or None."""
         return reason_against_tensor(self.graph.get_operation_by_name(name), index, self.around)
@@ -112,7 +116,7 @@ class Inventory:
         for op_type, name, reason in self._in_functions:
             LOGGER.push_info_message(f"{op_type} {name}: left float because {reason}", module)
         total = len(self.layers) + len(self._in_functions)
-        LOGGER.push_info_message(f"{len(quantized)} of {total} Conv/MatMul/AvgPool layers are quantized", module)
+        LOGGER.push_info_message(f"{len(quantized)} of {total} layers are quantized", module)
 
 
 def _traits(found: FoundLayer) -> LayerTraits:

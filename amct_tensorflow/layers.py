@@ -258,6 +258,8 @@ ADDITIONS = ("Add", "AddV2")
 # Types whose inputs can be quantized alone, without the op -> the inputs.
 TENSOR_INPUTS: dict[str, tuple[int, ...]] = {"MaxPool": (0,), **dict.fromkeys(ADDITIONS, (0, 1))}
 
+BATCH_NORMS = ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
+
 # What may stand between a layer and the Softmax that it feeds, besides a bias.
 _BEFORE_SOFTMAX = ("Reshape", "Squeeze", "Identity")
 

@@ -70,6 +70,12 @@ def quantize_model(
     if not _take_balance_factors(workspace, config, record_file):
         warn_if_exists(record_file, _MODULE)
     plan_calibration(workspace, config, needed_for(graph, calib_outputs))
+    if config.joint_quant and not workspace.joint:
+        LOGGER.push_warning_message(
+            "joint_quant has no effect: no Add joins two branches of computed float32 tensors"
+            + (", in a model that computes partly in float16" if inventory.around.has_halves else ""),
+            _MODULE,
+        )
     book = _open_record(record_file, workspace, config)
     perform_calibration(workspace, config, book)
     inventory.report(workspace, _left_out(inventory, config), _MODULE)

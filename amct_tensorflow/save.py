@@ -82,7 +82,9 @@ def _finished_records(record_file: str, needed: set[str]) -> dict[str, LayerReco
 
 def _progress(path: str, layer: str) -> str:
     seen, wanted = batches_seen(path, layer), batches_wanted(path)
-    return f"{seen} of {wanted} batches seen" if 0 <= seen < wanted else "no scale_d in the record"
+    if 0 <= seen < wanted:
+        return f"{seen} of {wanted} batches seen"
+    return "no scale_d in the record" if seen < 0 else "it shares its factors with an input that was not run"
 
 
 def _check_shifts(inventory: Inventory, records: Mapping[str, LayerRecord], needed: set[str], record_file: str) -> None:

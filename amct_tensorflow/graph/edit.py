@@ -113,6 +113,11 @@ def replace_uses(old: tf.Tensor, new: tf.Tensor, *, but_not_in: Sequence[tf.Oper
             set_input(op, index, new)
 
 
+def waited_for(op: tf.Operation) -> bool:
+    """Tells whether some op runs after `op` by a control edge."""
+    return bool(op._control_outputs)
+
+
 def add_control_input(op: tf.Operation, after: tf.Operation) -> None:
     """Makes `op` run after `after`."""
     op._add_control_input(after)

@@ -27,17 +27,18 @@ from amct_tensorflow.graph.values import Value, is_parameter, sqrt, value_of
 from amct_tensorflow.graph_passes.absorb_multiply import reason_against_layers, reason_against_use
 from amct_tensorflow.graph_passes.along_channels import scale_outputs
 from amct_tensorflow.graph_passes.front import Front
+from amct_tensorflow.graph_passes.join_layers import CONCATS
 from amct_tensorflow.graph_passes.pass_movers import MOVERS
 from amct_tensorflow.graph_passes.workspace import Workspace
-from amct_tensorflow.layers import data_format, is_bias
+from amct_tensorflow.layers import BATCH_NORMS, TABLE, data_format, is_bias
 
-BATCH_NORMS = ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
+_FARTHEST = 4  # ops between layers and a batch norm that is worth a line
 
 
 @dataclasses.dataclass(frozen=True)
 class _BatchNorm:
     op: tf.Operation
-    between: tf.Operation | None  # what stands in the way
+    between: tuple[tf.Operation, ...]  # what stands in the way
 
     def parameter(self, index: int) -> Value:
         return value_of(self.op.inputs[index])
@@ -55,19 +56,31 @@ def absorb_batch_norm(workspace: Workspace, front: Front) -> bool:
 
 
 def _find(front: Front) -> _BatchNorm | None:
-    for op, index in consumers(front.tensor):
-        if op.type in BATCH_NORMS and index == 0:
-            return _BatchNorm(op, None)
-        if is_bias(op, index) or (op.type in MOVERS and index == 0):
-            for behind, at in consumers(op.outputs[0]):
-                if behind.type in BATCH_NORMS and at == 0:
-                    return _BatchNorm(behind, op)
+    paths: list[tuple[tf.Tensor, tuple[tf.Operation, ...]]] = [(front.tensor, ())]
+    for tensor, between in paths:
+        for op, index in consumers(tensor):
+            if op.type in BATCH_NORMS and index == 0:
+                return _BatchNorm(op, between)
+            if len(between) < _FARTHEST and (is_bias(op, index) or _moves(op, index)):
+                paths.append((op.outputs[0], (*between, op)))
     return None
 
 
+def _moves(op: tf.Operation, index: int) -> bool:
+    if op.type in CONCATS:
+        return all(_comes_from_a_layer(data) for data in op.inputs if data.dtype.is_floating)
+    return op.type in MOVERS and index == 0
+
+
+def _comes_from_a_layer(tensor: tf.Tensor) -> bool:
+    while tensor.op.type in MOVERS or is_bias(tensor.op, 0):
+        tensor = tensor.op.inputs[0]
+    return tensor.op.type in TABLE
+
+
 def _reason_against(workspace: Workspace, front: Front, found: _BatchNorm) -> str | None:
-    op, between = found.op, found.between
-    for before in (front.tensor, *(between.outputs if between else ())):
+    op = found.op
+    for before in (front.tensor, *(stands.outputs[0] for stands in found.between)):
         reason = reason_against_use(workspace, before)
         if reason is not None:
             return reason
@@ -77,10 +90,12 @@ def _reason_against(workspace: Workspace, front: Front, found: _BatchNorm) -> st
         return "its statistics are used elsewhere"
     if not all(is_parameter(used) for used in list(op.inputs)[1:5]):
         return "its parameters are computed, not constants or variables"
-    if between is not None and between.type in MOVERS:
-        return f"the {between.type} {between.name} before it moves the channels"
-    if between is not None:
-        return f"{between.name} before it is not part of the layer"
+    for stands in found.between[:1]:
+        if stands.type in MOVERS:
+            return f"the {stands.type} {stands.name} before it moves the channels"
+        if stands.type in CONCATS:
+            return f"the {stands.type} {stands.name} before it joins results of which not all can be folded into"
+        return f"{stands.name} before it is not part of the layer"
     return reason_against_layers(front) or _reason_against_axis(front, op)
 
 

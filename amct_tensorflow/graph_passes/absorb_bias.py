@@ -9,8 +9,9 @@ themselves:
 3. Anything else, such as the sum of two branches or an Add whose input is to be quantized: left alone. If it is a
    bias, `Layer.bias_stays` tells.
 
-A layer takes a second bias only where a Mul stands between the two, as in a batch norm of small ops. Any other Add,
-such as the 3 of a hard sigmoid, says nothing of the scale of the layer's results and might not fit into its int32.
+A layer takes a second bias only where a Mul stands before it, or a Mul or batch norm behind it, as in batch norms of
+small ops. Any other Add, such as the 3 of a hard sigmoid, says nothing of the scale of the layer's results and might
+not fit into its int32.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ from amct_tensorflow.graph_passes.absorb_multiply import MULTIPLICATIONS
 from amct_tensorflow.graph_passes.along_channels import along_channels
 from amct_tensorflow.graph_passes.front import Front
 from amct_tensorflow.graph_passes.workspace import Workspace
-from amct_tensorflow.layers import data_format, is_bias
+from amct_tensorflow.layers import BATCH_NORMS, data_format, is_bias
 
 
 def absorb_bias(workspace: Workspace, front: Front) -> bool:
     """Runs the pass; tells whether the layers have absorbed something."""
     before = front.bias
-    if before is not None and front.tensor.op.type not in MULTIPLICATIONS:
-        return False
     use = sole_consumer(front.tensor)
+    if before is not None and not (front.tensor.op.type in MULTIPLICATIONS or _is_of_a_norm(use)):
+        return False
     stays = use is None or workspace.is_output(front.tensor) or workspace.is_alone(use[0])
     bias = None if use is None or stays else _bias_of(front, *use)
     if use is None or bias is None:
@@ -44,6 +45,17 @@ def absorb_bias(workspace: Workspace, front: Front) -> bool:
             layer.bias_add = use[0]
     front.absorb(use[0])
     return True
+
+
+def _is_of_a_norm(use: tuple[tf.Operation, int] | None) -> bool:
+    """Tells whether what is behind the next op can be folded, too."""
+    behind = None if use is None or not use[0].outputs else sole_consumer(use[0].outputs[0])
+    if behind is None:
+        return False
+    op, index = behind
+    if op.type in MULTIPLICATIONS:
+        return (index == 0 or op.type == "Mul") and is_parameter(op.inputs[1 - index])
+    return op.type in BATCH_NORMS and index == 0
 
 
 def _bias_of(front: Front, op: tf.Operation, index: int) -> Value | None:

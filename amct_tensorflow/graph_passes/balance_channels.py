@@ -8,7 +8,7 @@ range. `m` is the migration strength. Source: specification, section 5 (DMQ bala
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,9 +31,9 @@ def check_balance(workspace: Workspace) -> None:
             )
 
 
-def balance_weights(workspace: Workspace) -> None:
+def balance_weights(layers: Sequence[Layer]) -> None:
     """Plans: multiplies the weights of layers that have factors, batch norms being folded in already."""
-    for layer in workspace.layers:
+    for layer in layers:
         if layer.balance is not None:
             assert layer.weights is not None
             layer.weights = layer.weights * _along_inputs(layer, layer.balance)
@@ -59,7 +59,7 @@ def observe_balance(workspace: Workspace, book: RecordBook, batch_num: int, stre
         scope = workspace.scope_for(layer, "dmq_balance")
         with at_root(workspace.graph):
             observed = tensorflow_ops().dmq_balance(
-                layer.data,
+                tf.cast(layer.data, tf.float32),
                 _largest_weights(layer),
                 record_file=book.path,
                 generation=book.generation,
@@ -69,6 +69,7 @@ def observe_balance(workspace: Workspace, book: RecordBook, batch_num: int, stre
                 channel_axis=layer.channel_axis,
                 name=scope + "DmqBalance",
             )
+            observed = tf.cast(observed, layer.data.dtype)
         set_input(layer.op, layer.row.data_input, observed)
 
 

@@ -89,7 +89,7 @@ class Front:
         self.tensor, self.axis = op.outputs[0], axis
         self.passed.append(op)
         for layer in self.layers:
-            layer.unfused_because = None  # that was because of `op`
+            layer.unfused_because = None  # that was because `op` stood in the way
 
     def not_fused(self, reason: str) -> None:
         """Notes why nothing is folded into the layers that it might be folded into.

@@ -21,6 +21,8 @@ from amct_tensorflow.graph.values import constant_value
 from amct_tensorflow.graph_passes.front import Front
 from amct_tensorflow.graph_passes.workspace import Workspace
 
+CONCATS = ("Concat", "ConcatV2")
+
 
 def join_layers(workspace: Workspace, fronts: dict[str, Front], advanced: Iterable[Front]) -> list[Front]:
     """Runs the pass.
@@ -46,7 +48,7 @@ def join_layers(workspace: Workspace, fronts: dict[str, Front], advanced: Iterab
 
 def _concat_behind(workspace: Workspace, front: Front) -> tf.Operation | None:
     use = None if workspace.is_output(front.tensor) else sole_consumer(front.tensor)
-    return use[0] if use is not None and use[0].type in ("Concat", "ConcatV2") else None
+    return use[0] if use is not None and use[0].type in CONCATS else None
 
 
 def _joined(workspace: Workspace, fronts: dict[str, Front], concat: tf.Operation) -> Front | None:
@@ -59,8 +61,9 @@ def _joined(workspace: Workspace, fronts: dict[str, Front], concat: tf.Operation
     if len(found) < len(parts) or not all(_concat_behind(workspace, front) for front in found):
         return None
     layers = [layer for front in found for layer in front.layers]
-    passed = [op for front in found for op in front.passed]
-    return Front(layers, concat.outputs[0], int(axis) % rank, [*passed, concat])
+    joined = Front(layers, concat.outputs[0], int(axis) % rank, [op for front in found for op in front.passed])
+    joined.pass_by(concat, int(axis) % rank)
+    return joined
 
 
 def _data(concat: tf.Operation) -> list[tf.Tensor]:

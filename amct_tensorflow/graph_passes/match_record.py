@@ -33,9 +33,9 @@ import numpy as np
 import numpy.typing as npt
 
 from amct_tensorflow.errors import AmctRuntimeError
-from amct_tensorflow.graph_passes.absorb_batch_norm import BATCH_NORMS
 from amct_tensorflow.graph_passes.along_channels import largest_weights
 from amct_tensorflow.graph_passes.workspace import Layer
+from amct_tensorflow.layers import BATCH_NORMS
 
 _Doubles = npt.NDArray[np.float64]
 

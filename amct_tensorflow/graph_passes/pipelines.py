@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Container, Mapping
+from collections.abc import Collection, Container, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -39,6 +39,7 @@ from amct_tensorflow.graph_passes.relax_relu6 import relax_relu6
 from amct_tensorflow.graph_passes.rewrite_layers import rewrite_layers
 from amct_tensorflow.graph_passes.scales_for_biases import free_dead_channels, widen_vanishing_scales
 from amct_tensorflow.graph_passes.share_with_max_pools import share_with_max_pools
+from amct_tensorflow.graph_passes.uneven_gains import reason_against_gains
 from amct_tensorflow.graph_passes.workspace import Layer, Workspace
 from amct_tensorflow.layers import Surroundings, tensor_key
 from amct_tensorflow.ops import RecordBook
@@ -59,10 +60,35 @@ def plan_fusions(workspace: Workspace) -> None:
         advancing = join_layers(workspace, fronts, advancing)  # go on together
 
 
+def plan_own_fusions(workspace: Workspace) -> None:
+    """Lets the layers absorb what they gain by, where this package itself finds their scales."""
+    plan_fusions(workspace)
+    reasons = {layer.name: reason_against_gains(layer) for layer in workspace.layers}
+    _undo_fusions(workspace, reasons, _unfused(workspace, [name for name, reason in reasons.items() if reason]))
+
+
+def _unfused(workspace: Workspace, names: Collection[str]) -> dict[str, Layer]:
+    """Plans layers anew without the fusion of batch norms, and those that have absorbed something jointly with them."""
+    joined = {other for layer in workspace.layers if layer.name in names for other in layer.joined}
+    layers = [layer.unfused() for layer in workspace.layers if layer.name in names or layer.name in joined]
+    plan_fusions(Workspace(workspace.graph, layers, workspace.outputs, workspace.alone))
+    return {layer.name: layer for layer in layers}
+
+
+def _undo_fusions(workspace: Workspace, reasons: dict[str, str | None], unfused: Mapping[str, Layer]) -> None:
+    """Puts the unfused forms of layers in their place for which there is a reason; adds those that are joined to it."""
+    for layer in workspace.layers:  # what is absorbed jointly is undone jointly
+        reasons[layer.name] = reasons.get(layer.name) or next(filter(None, map(reasons.get, layer.joined)), None)
+    for name, reason in reasons.items():
+        if reason is not None:
+            unfused[name].unfused_because = reason
+    workspace.layers = [unfused[layer.name] if reasons[layer.name] else layer for layer in workspace.layers]
+
+
 def plan_balance(workspace: Workspace) -> None:
     """Plans the graph that finds the balance factors; raises where a layer cannot be balanced."""
     check_balance(workspace)
-    plan_fusions(workspace)  # the weights to balance are those with their batch norm
+    plan_own_fusions(workspace)  # the weights to balance are those with their batch norm
 
 
 def perform_balance(workspace: Workspace, book: RecordBook, batch_num: int, strengths: Mapping[str, float]) -> None:
@@ -75,8 +101,8 @@ def plan_calibration(workspace: Workspace, config: QuantConfig, needed: Containe
 
     `needed` are the names of the ops that will be run; None for all.
     """
-    plan_fusions(workspace)
-    balance_weights(workspace)  # those with their batch norm, whose scales are found next
+    plan_own_fusions(workspace)
+    balance_weights(workspace.layers)  # those with their batch norm, whose scales are found next
     find_weight_scales(workspace)
     if config.joint_quant:
         workspace.joint = join_additions(workspace, Surroundings.of(workspace.graph), needed)
@@ -114,7 +140,7 @@ def plan_deployment(workspace: Workspace, records: Mapping[str, LayerRecord]) ->
                 "Calibrate the model that is saved, with the same outputs (calib_outputs of quantize_model)"
             )
     _check_frozen(workspace)
-    _take_factors(workspace, records)
+    _take_factors(workspace.layers, records)
     for layer in workspace.layers:
         if layer.weights is not None:
             check_own_scales(layer)
@@ -129,7 +155,7 @@ def plan_conversion(workspace: Workspace, records: Mapping[str, LayerRecord]) ->
     """
     plan_fusions(workspace)
     _check_frozen(workspace)
-    _take_factors(workspace, records)
+    _take_factors(workspace.layers, records)
     others = _undo_wrong_fusions(workspace, records)
     layers = [layer for layer in workspace.layers if layer.weights is not None]
     warnings = [check_fit(layer, others.get(layer.name)) for layer in layers]
@@ -145,7 +171,7 @@ def plan_conversion(workspace: Workspace, records: Mapping[str, LayerRecord]) ->
 
 def plan_qat_conversion(workspace: Workspace, records: Mapping[str, LayerRecord]) -> None:
     """Plans the deployed graph from the factors of quantization-aware training, of weights before any fusion."""
-    _take_factors(workspace, records)  # first: a folded batch norm scales them, too
+    _take_factors(workspace.layers, records)  # first: a folded batch norm scales them, too
     plan_fusions(workspace)
     _check_frozen(workspace)
     widen_vanishing_scales(workspace, records)
@@ -167,9 +193,9 @@ def perform_deployment(
     relax_relu6(workspace)  # which a MaxPool, unlike an AscendQuant, would hinder
 
 
-def _take_factors(workspace: Workspace, records: Mapping[str, LayerRecord]) -> None:
+def _take_factors(layers: Sequence[Layer], records: Mapping[str, LayerRecord]) -> None:
     """Gives the layers the scales of their records, and balances their weights."""
-    for layer in workspace.layers:
+    for layer in layers:
         record = records[layer.name]
         if layer.row.second_input is not None:  # what stands in the place of weights has a scale of its own
             record_of_second = records[tensor_key(layer.name, layer.row.second_input)]
@@ -180,7 +206,7 @@ def _take_factors(workspace: Workspace, records: Mapping[str, LayerRecord]) -> N
             layer.channel_axes = ()
         if record.tensor_balance_factor:
             layer.balance = np.array(record.tensor_balance_factor, np.float32)
-    balance_weights(workspace)
+    balance_weights(layers)
 
 
 def _undo_wrong_fusions(workspace: Workspace, records: Mapping[str, LayerRecord]) -> dict[str, Layer]:
@@ -190,23 +216,11 @@ def _undo_wrong_fusions(workspace: Workspace, records: Mapping[str, LayerRecord]
         The form that is not taken, fused or unfused, of the layers that could be fused, by name.
     """
     fused = {layer.name: layer for layer in workspace.layers if layer.folded is not None}
-    joined = {name for layer in fused.values() for name in layer.joined}
-    without = Workspace(
-        workspace.graph,
-        [layer.unfused() for layer in workspace.layers if layer.name in fused or layer.name in joined],
-        workspace.outputs,
-    )
-    plan_fusions(without)
-    _take_factors(without, records)
-    unfused = {layer.name: layer for layer in without.layers}
+    unfused = _unfused(workspace, fused)
+    _take_factors(list(unfused.values()), records)
     reasons = {name: belongs_to_unfused(layer, unfused[name]) for name, layer in fused.items()}
-    for layer in workspace.layers:  # what is absorbed jointly is undone jointly
-        if layer.name in joined:
-            reasons[layer.name] = next(filter(None, map(reasons.get, layer.joined)), None)
-    for name, reason in reasons.items():
-        unfused[name].unfused_because = reason
-    workspace.layers = [unfused[layer.name] if reasons.get(layer.name) else layer for layer in workspace.layers]
-    return {name: fused[name] if reason else unfused[name] for name, reason in reasons.items() if name in fused}
+    _undo_fusions(workspace, reasons, unfused)
+    return {name: layer if reasons[name] else unfused[name] for name, layer in fused.items()}
 
 
 def _check_frozen(workspace: Workspace) -> None:

@@ -93,7 +93,9 @@ class Layer:
     def unfused(self) -> Layer:
         """Returns the plan started anew, without the fusion of a batch norm."""
         found = FoundLayer(self.op, self.row, None)
-        return Layer.of(found, fuse=False, channel_wise=bool(self.channel_axes))
+        unfused = Layer.of(found, fuse=False, channel_wise=bool(self.channel_axes))
+        unfused.balance = self.balance
+        return unfused
 
     @property
     def scope(self) -> str:

@@ -69,7 +69,7 @@ def test_a_balanced_graph_computes_the_same(build, parameter):
     channels = layer.row.input_channels(layer.op)
     layer.balance = np.exp2(np.random.default_rng(3).uniform(-4, 4, channels)).astype(np.float32)
     with workspace.graph.as_default():
-        balance_weights(workspace)
+        balance_weights(workspace.layers)
         rewrite_layers(
             workspace,
             lambda workspace, layer: materialize(workspace.graph, layer.weights, "balanced_w"),
@@ -115,7 +115,7 @@ def test_channels_first():
     workspace = Workspace(graph, [layer], frozenset(["out"]))
     before = layer.weights
     with graph.as_default():
-        balance_weights(workspace)
+        balance_weights(workspace.layers)
         balance_inputs(workspace)
     np.testing.assert_array_equal(layer.weights, before * layer.balance[:, None])
     reciprocal = tf.get_static_value(layer.data.op.inputs[1])
@@ -130,6 +130,6 @@ def test_layers_that_share_their_weights_are_balanced_apart():
     graph = graph_of(build, constant)
     layers = [Layer.of(found, fuse=True, channel_wise=True) for found in find_layers(graph)]
     layers[0].balance = np.full(4, 2, np.float32)
-    balance_weights(Workspace(graph, layers, frozenset()))
+    balance_weights(layers)
     np.testing.assert_array_equal(layers[0].weights, 2 * layers[1].weights)
     assert layers[0].weights_key != layers[1].weights_key

@@ -9,7 +9,7 @@ from fusing import fuse
 from small_models import PARAMETERS, Deployed, graph_of, v1
 
 from amct_tensorflow.graph_passes.balance_channels import balance_weights
-from amct_tensorflow.graph_passes.workspace import Layer, Workspace
+from amct_tensorflow.graph_passes.workspace import Layer
 from amct_tensorflow.layers import find_layers
 
 VERSIONS = ("BatchMatMul", "BatchMatMulV2", "BatchMatMulV3")
@@ -64,7 +64,7 @@ def test_balanced(turned):
     layer = Layer.of(found, fuse=True, channel_wise=False)
     before = layer.weights
     layer.balance = np.float32([1, 2, 3, 4, 5, 6])
-    balance_weights(Workspace(layer.op.graph, [layer], frozenset()))
+    balance_weights([layer])
     assert layer.row.input_channels(layer.op) == 6
     np.testing.assert_array_equal(layer.weights, before * (layer.balance if turned else layer.balance[:, None]))
 

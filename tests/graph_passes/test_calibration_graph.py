@@ -35,7 +35,7 @@ from small_models import (
 
 import amct_tensorflow as amct
 from amct_tensorflow.errors import AmctError
-from amct_tensorflow.ops import flush_record
+from amct_tensorflow.ops import batches_seen, flush_record
 
 REPOSITORY = Path(amct.__file__).resolve().parents[1]
 
@@ -661,3 +661,18 @@ def test_as_in_tensorflow_1(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.strip().endswith("done")
+
+
+@pytest.mark.parametrize("fetched", ["conv", "bias", "bn"])
+def test_fetching_what_a_layer_absorbed_calibrates_it(tmp_path, fetched):
+    """Without naming it in calib_outputs, although other ops use it."""
+
+    def build(net):
+        y = net.batch_norm(net.bias(net.conv(image(), "conv"), "bias"), "bn")
+        tf.nn.relu(net.conv(tf.nn.relu(y), "last/conv"), name="out")
+
+    graph = graph_of(build)
+    before = run(graph, f"{fetched}:0", batch())
+    record = quantize(graph, tmp_path)
+    np.testing.assert_array_equal(run(graph, f"{fetched}:0", batch()), before)
+    assert (batches_seen(record, "conv"), batches_seen(record, "last/conv")) == (1, 0)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_models import PARAMETERS, Deployed, avg_pool, batch, graph_of, image, quantize, run, sqnr, v1
+from small_models import PARAMETERS, Deployed, avg_pool, batch, graph_of, image, load, quantize, run, sqnr, v1
 
+import amct_tensorflow as amct
 from amct_tensorflow.layers import find_layers
 
 
@@ -140,3 +143,25 @@ def test_layers_that_share_a_tensor_share_its_cast_and_their_op(tmp_path):
     deployed = Deployed(build, ["out"], tmp_path, feeds=[feed("wholly")])
     assert len(deployed.of_type("AscendQuant")) == 1
     assert len(deployed.of_type("Cast")) == 3
+
+
+def test_balanced(tmp_path):
+    """quantize_preprocess observes in float32, too."""
+    graph_def = graph_of(wholly).as_graph_def()
+    pb = tmp_path / "float.pb"
+    pb.write_bytes(graph_def.SerializeToString())
+    config, record = str(tmp_path / "config.json"), str(tmp_path / "record.txt")
+    graph = load(pb)
+    amct.create_quant_config(config, graph)
+    document = json.loads((tmp_path / "config.json").read_text())
+    for name in ("a/conv", "fc/matmul"):
+        document[name]["dmq_balancer_param"] = 0.5
+    (tmp_path / "config.json").write_text(json.dumps(document))
+    for step in (amct.quantize_preprocess, amct.quantize_model):
+        graph = load(pb)
+        step(graph, config, record)
+        actual = run(graph, "out:0", feed("wholly"))
+    amct.save_model(str(pb), ["out"], record, str(tmp_path / "model"))
+    expected = run(load(pb), "out:0", feed("wholly")).astype(np.float32)
+    assert sqnr(expected, actual.astype(np.float32)) > 25
+    assert sqnr(expected, run(load(tmp_path / "model_quantized.pb"), "out:0", feed("wholly")).astype(np.float32)) > 25

@@ -88,7 +88,7 @@ def test_balanced(op_type, parameter):
         layer.balance = np.float32([0.25, 2, 8])
         workspace = Workspace(graph, [layer], frozenset(["out"]))
         before = layer.weights
-        balance_weights(workspace)
+        balance_weights(workspace.layers)
         balance_inputs(workspace)
     assert layer.data.op.type == "Mul"
     if parameter is constant:

@@ -170,3 +170,21 @@ def test_the_calibration_graph_computes_the_float_output(tmp_path):
     _, layers = plan(deployed.float_graph, ["bn"])
     assert layers["conv"].folded == "bn"
     assert sqnr(run(deployed.float_graph, "bn:0", batch()), deployed.run(batch())) > 25
+
+
+def test_a_batch_norm_behind_a_mover_of_an_output_has_a_reason():
+    def build(net):
+        tf.negative(net.batch_norm(net.bias(dilated(net, image()), "bias"), "bn"), name="out")
+
+    layer = fuse(graph_of(build), batch(), outputs=["conv"])["conv"]
+    assert layer.unfused_because == "batch norm bn is not folded: conv is an output of the model"
+
+
+def test_a_second_bias_of_a_batch_norm():
+    """(y - mean) * gain + beta behind a layer that has a bias already."""
+
+    def build(net):
+        y = net.bias(conv1d(net, image()), "bias") - net.parameter(net.random("mean", (6,)), "mean")
+        tf.identity(net.add(y * net.parameter(net.random("gain", (6,)), "gain"), "beta", [6]), name="out")
+
+    assert len(fuse(graph_of(build), batch())["conv"].absorbed) == 5

@@ -157,7 +157,7 @@ def test_a_record_without_its_factors(tmp_path):
     record = str(tmp_path / "record.txt")
     amct.quantize_model(graph, str(tmp_path / "config.json"), record)
     run(graph, "a/conv:0", batch())
-    with pytest.raises(AmctRuntimeError, match=r"calibration is not finished for 3 of 3 layers .*a/pool:0 \("):
+    with pytest.raises(AmctRuntimeError, match=r"calibration is not finished for 2 of 3 layers .*a/pool:0 \("):
         amct.save_model(pb, ["out"], record, str(tmp_path / "model"))
 
 
@@ -236,3 +236,39 @@ def test_a_tensor_that_is_named_too_is_there_once(tmp_path):
 def test_a_graph_without_such_sums(tmp_path):
     build = lambda net: tf.nn.relu(net.conv(image(), "conv") + constant(net.random("c", [6]), "c"), name="out")  # noqa: E731
     assert Deployed(build, ["out"], tmp_path, joint_quant=True).sqnr(batch()) > 25
+
+
+def test_no_such_sums_are_said(tmp_path, capsys):
+    Deployed(bias_added, ["out"], tmp_path, joint_quant=True)
+    assert "WARNING - [AMCT]:[quantize_model]: joint_quant has no effect: no Add joins two" in capsys.readouterr().err
+
+
+def test_what_to_do_about_an_input_that_is_not_finite(tmp_path):
+    graph = graph_of(pooled)
+    amct.create_quant_config(str(tmp_path / "config.json"), graph)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "tensor_quantize": items(("a/pool", 0))}))
+    amct.quantize_model(graph, str(tmp_path / "config.json"), str(tmp_path / "record.txt"))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"a/pool:0.* any other take it out of tensor_quantize"):
+        run(graph, "out:0", {"x": batch(), "Tanh:0": np.full((4, 8, 8, 6), np.nan, np.float32)})
+
+
+def test_a_branch_that_is_not_run(tmp_path):
+    """Its Add shares factors with a layer that is."""
+
+    def build(net):
+        x = image()
+        y = net.conv(x, "a/conv", 4)
+        tf.identity(net.conv(y, "b/conv"), name="out")
+        tf.nn.relu(tf.raw_ops.AddV2(x=y, y=net.conv(x, "c/conv", 4), name="add"), name="unused")
+
+    graph = graph_of(build)
+    pb = write_pb(graph, tmp_path / "float.pb")
+    amct.create_quant_config(str(tmp_path / "config.json"), graph)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "joint_quant": True}))
+    record = str(tmp_path / "record.txt")
+    amct.quantize_model(graph, str(tmp_path / "config.json"), record)
+    run(graph, "out:0", batch())
+    with pytest.raises(AmctRuntimeError, match=r"b/conv \(it shares its factors with an input that was not run\)"):
+        amct.save_model(pb, ["out"], record, str(tmp_path / "model"))

@@ -125,7 +125,17 @@ CHANGES = {
     ),
     "second alone": (
         lambda records: records.pop("a/product"),
-        "the outputs out .* need none of the 1 layers",
+        "has a/product:1, the factors of the second input of a/product, but none of the first: add an entry a/product",
+    ),
+    "second with a shift": (
+        lambda records: records.update(
+            {"a/product:1": dataclasses.replace(records["a/product:1"], shift_bit=(1,))},
+        ),
+        "please delete shift_bit of layer a/product:1",
+    ),
+    "another input": (
+        lambda records: records.update({"a/product:0": records["a/product:1"]}),
+        "input 0 of a/product cannot be quantized, the entries of this layer are a/product and a/product:1: remove",
     ),
 }
 

@@ -73,7 +73,7 @@ class ActivationOp : public CalibrationOp {
                 context->SetStatus(absl::InvalidArgumentError(
                     absl::StrCat(Quoted(layers_),
                                  " calculate scale failed. Not support scale greater than 1 / FLT_EPSILON: ",
-                                 "its activations are too large; ", kSkipRemedy)));
+                                 "its activations are too large; ", SkipRemedy(Quoted(layers_)))));
                 return;
             default:
                 return;

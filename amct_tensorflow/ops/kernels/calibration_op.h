@@ -15,7 +15,15 @@
 
 namespace amct {
 
-constexpr char kSkipRemedy[] = "feed real data, or add it to skip_layers";
+// What to do about an activation that cannot be calibrated. A name op:index is that of a single input.
+inline std::string SkipRemedy(const std::string& names) {
+    const bool has_inputs = names.find(':') != std::string::npos;
+    return absl::StrCat("feed real data, or add it to skip_layers",
+                        has_inputs
+                            ? "; for an input op:index of a layer add the op, for any other take it out of "
+                              "tensor_quantize, or switch joint_quant off"
+                            : "");
+}
 
 inline std::string Quoted(const std::vector<std::string>& layers) {
     std::string text = layers.size() == 1 ? "layer " : "layers ";
@@ -69,7 +77,8 @@ inline absl::Status OtherChannelsError(const std::string& tensor) {
 }
 
 inline absl::Status NotFiniteError(const std::string& tensor) {
-    return absl::InvalidArgumentError(absl::StrCat(tensor, " has invalid value inf or nan: ", kSkipRemedy));
+    return absl::InvalidArgumentError(
+        absl::StrCat(tensor, " has invalid value inf or nan: ", SkipRemedy(tensor)));
 }
 
 #define AMCT_REGISTER_CPU(op, kernel) \

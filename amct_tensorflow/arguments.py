@@ -22,7 +22,7 @@ def check_types(**types: type | tuple[type, ...]) -> Callable[[Function], Functi
     """Makes a function raise `AmctTypeError` for arguments that are not of the types given by name.
 
     bool does not pass as int. None passes only if it is the parameter's default. NumPy's bool and integers become
-    Python's. All strings are paths, in which a NUL character is an `AmctValueError`.
+    Python's, a Path a string. All strings are paths, in which a NUL character is an `AmctValueError`.
     """
 
     def decorate(function: Function) -> Function:
@@ -64,7 +64,9 @@ def _checked(function: str, name: str, value: Any, expected: type | tuple[type, 
 
 
 def _as_python(value: Any, expected: tuple[type, ...]) -> Any:
-    """Returns NumPy's bool and integers as Python's where these are expected."""
+    """Returns NumPy's bool and integers as Python's, and a Path as str, where these are expected."""
+    if str in expected and isinstance(value, os.PathLike):
+        return os.fspath(value)
     if bool in expected and isinstance(value, np.bool_):
         return bool(value)
     if int in expected and isinstance(value, numbers.Integral) and not isinstance(value, bool):

@@ -8,8 +8,15 @@ field, what is wrong with it, and the remedy.
 from __future__ import annotations
 
 import difflib
+import re
 import textwrap
 from collections.abc import Iterable
+
+_COLOURS = re.compile(r"\x1b\[\d*m")
+# Keras says before it in which call of which layer it was, and behind it with which arguments.
+_REASON_OF_KERAS = re.compile(
+    r".*Exception encountered when calling [^\n]*\n\s*\n\s*(.*?)\s*\n\s*\n\s*Arguments received", re.DOTALL
+)
 
 
 class AmctError(Exception):
@@ -30,8 +37,11 @@ class AmctRuntimeError(AmctError, RuntimeError):
 
 def reason_of(error: BaseException) -> str:
     """Returns the message of somebody else's error in one line that is not too long."""
-    text = str(error).strip()
-    if text.startswith("in user code:"):  # AutoGraph puts the lines that led to it before
+    text = _COLOURS.sub("", str(error)).strip()
+    of_keras = _REASON_OF_KERAS.search(text)
+    if of_keras:
+        text = of_keras[1]
+    elif text.startswith("in user code:"):  # AutoGraph puts the lines that led to it before
         text = text.splitlines()[-1]
     return textwrap.shorten(text, 300, placeholder=" …")
 

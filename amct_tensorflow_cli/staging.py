@@ -27,6 +27,13 @@ def check_writable(path: str) -> None:
         raise not_writable(path, path, PermissionError(13, f"{folder}: Permission denied"))
 
 
+def _make_folder(path: str) -> None:
+    try:
+        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    except OSError as error:
+        raise not_writable(path, path, error) from error
+
+
 @contextlib.contextmanager
 def staged(targets: Sequence[str]) -> Iterator[list[str]]:
     """Gives paths beside those of the targets, which take their places at the end; after an error they are gone.
@@ -36,7 +43,7 @@ def staged(targets: Sequence[str]) -> Iterator[list[str]]:
     stand_ins = [os.path.join(os.path.dirname(target), f".{uuid.uuid4().hex}.tmp") for target in targets]
     try:
         for target in targets:
-            os.makedirs(os.path.dirname(os.path.abspath(target)), exist_ok=True)
+            _make_folder(target)
         yield stand_ins
         for target, stand_in in zip(targets, stand_ins, strict=True):
             os.replace(stand_in, os.path.realpath(target))

@@ -86,8 +86,12 @@ def _print_files(done: Summary) -> None:
     width = max(map(len, files))
     for path in files:
         size = os.path.getsize(path)
-        ratio = f"  {done.model.size / size:.2f} times smaller than the float model" if path == results.model else ""
+        ratio = f"  {_compared(size, done.model.size)} than the float model" if path == results.model else ""
         print(f"  {path:{width}}  {_kilobytes(size)}{ratio}")
+
+
+def _compared(size: int, float_size: int) -> str:
+    return f"{float_size / size:.2f} times smaller" if size < float_size else f"{size / float_size:.2f} times larger"
 
 
 def _kilobytes(size: int) -> str:

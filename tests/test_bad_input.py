@@ -554,8 +554,13 @@ def test_record_file_that_is_the_config_file(tmp_path, graph):
 @pytest.mark.parametrize("name", ["pb_model", "record_file", "save_path"])
 def test_save_model_arguments_of_the_wrong_type(tmp_path, model, record, name):
     given = {"pb_model": model, "outputs": ["out"], "record_file": record, "save_path": str(tmp_path / "saved")}
-    given[name] = Path(given[name])
+    given[name] = given[name].encode()
     refuses(AmctTypeError, ["save_model", name], tmp_path, lambda: amct.save_model(**given))
+
+
+def test_paths_of_pathlib(tmp_path, model, record):
+    amct.save_model(Path(model), ["out"], Path(record), tmp_path / "saved")
+    assert (tmp_path / "saved_quantized.pb").exists()
 
 
 def test_an_edited_record_is_not_overwritten(tmp_path, model, record):

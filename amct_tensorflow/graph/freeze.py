@@ -39,7 +39,7 @@ def freeze(
     outputs: list[str] = []
 
     def traced(*tensors: tf.Tensor) -> list[tf.Tensor]:
-        results = function(tensors)
+        results = {name: result for name, result in function(tensors).items() if result is not None}
         outputs[:] = results
         return list(results.values())
 
@@ -122,4 +122,9 @@ def refuse_state(graph_def: GraphDef, where: str) -> None:
             raise AmctValueError(
                 f"{where} needs the content of '{node.name}' ({'a resource' if handle else node.op}), which TensorFlow "
                 "cannot make a constant: leave it out, for example the lookup of words before the network"
+            )
+        if node.op.startswith("Assign") and node.op.endswith("VariableOp"):
+            raise AmctValueError(
+                f"{where} writes a variable while it runs, at '{node.name}', as random augmentation and layers with a "
+                "state of their own do: export it without them, or pass the Keras model, in which augmentation is off"
             )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import tensorflow as tf
@@ -14,8 +16,10 @@ from amct_tensorflow.graph.freeze import freeze
 from amct_tensorflow.graph.model_file import GraphDef
 from amct_tensorflow.graph.tidy import unused_name
 
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _ZIP = b"PK\x03\x04"
+_NUMBERS = "object_name_uids"  # where Keras 3 counts the layers of each kind
 
 
 @runtime_checkable
@@ -46,13 +50,13 @@ def load_keras(path: str) -> KerasModel:
     Raises:
         AmctValueError: Keras cannot load it.
     """
-    with context.eager_mode():
+    with context.eager_mode(), _names_from_the_start():
         try:
             return tf.keras.models.load_model(path, compile=False)
         except Exception as error:  # Keras raises errors of all kinds
             raise AmctValueError(
-                f"Keras cannot load {path} ({type(error).__name__}: {reason_of(error)}): load it in Python, with its "
-                "custom_objects or the Keras it was saved with, and pass the model itself in place of the path"
+                f"Keras cannot load {path} ({type(error).__name__}: {reason_of(error)}): if the file is whole, load it "
+                "in Python, with its custom_objects or the Keras it was saved with, and pass the model itself"
             ) from error
 
 
@@ -67,6 +71,7 @@ def freeze_keras(model: KerasModel, where: str) -> GraphDef:
         AmctValueError: its inputs are not known yet, or it cannot be frozen.
     """
     arguments = _arguments(model, where)
+    _check_arguments(model, len(arguments), where)
     flat = tf.nest.flatten(arguments)
     names = _input_names(model, arguments)
     specs = {name: _spec(spec, model) for name, spec in zip(names, flat, strict=True)}
@@ -76,7 +81,27 @@ def freeze_keras(model: KerasModel, where: str) -> GraphDef:
         results = model(*tf.nest.pack_sequence_as(arguments, list(tensors)), **training)
         return dict(zip(_output_names(model, results), tf.nest.flatten(results), strict=True))
 
-    return freeze(call, specs, where)
+    with _names_from_the_start():  # of layers that are made in its call
+        return freeze(call, specs, where)
+
+
+@contextlib.contextmanager
+def _names_from_the_start() -> Iterator[None]:
+    """Makes Keras 3 number the layers without a name of their own as if there were no others in the process.
+
+    Else the layers inside of a custom layer would be called otherwise each time that a file is loaded.
+    """
+    try:
+        from keras.src.backend.common import global_state
+    except ImportError:  # another Keras
+        yield
+        return
+    numbers = global_state.get_global_attribute(_NUMBERS)
+    global_state.set_global_attribute(_NUMBERS, defaultdict(int))
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute(_NUMBERS, numbers)
 
 
 def _arguments(model: Any, where: str) -> list[Any]:
@@ -94,6 +119,18 @@ def _arguments(model: Any, where: str) -> list[Any]:
         if None not in shapes.values():
             return [_specs(shape, model.input_dtype) for shape in shapes.values()]
     raise AmctValueError(f"{where} does not know the shapes of its inputs yet: call it once, on a batch of data")
+
+
+def _check_arguments(model: Any, known: int, where: str) -> None:
+    """Raises `AmctValueError` for a call that takes more tensors than the model tells of."""
+    parameters = list(inspect.signature(model.call).parameters.values())
+    wanted = [item for item in parameters if item.kind in _POSITIONAL and item.default is item.empty]
+    if len(wanted) > known:
+        names = ", ".join(item.name for item in wanted)
+        raise AmctValueError(
+            f"{where} takes {len(wanted)} arguments ({names}), and only the shape of the first is known: give its call "
+            "one list or dictionary of tensors"
+        )
 
 
 def _spec(spec: Any, model: Any) -> tf.TensorSpec:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 import tensorflow as tf
@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 from amct_tensorflow.errors import AmctRuntimeError, AmctValueError
 from amct_tensorflow.graph.control_flow import function_library
 from amct_tensorflow.graph.large_constants import import_lean
+from amct_tensorflow.graph.waits import idle_ops
 
 GraphDef: TypeAlias = tf.compat.v1.GraphDef
 NodeDef: TypeAlias = tf.compat.v1.NodeDef
@@ -144,24 +145,12 @@ def node_of(edge: str) -> str:
     return edge.lstrip("^").partition(":")[0]
 
 
-def _waits(ops: Iterable[tf.Operation]) -> dict[str, list[str]]:
-    """Returns the names of the ops that each op waits for by a control edge, but for those of constants.
-
-    TF2 freezes ``with control_dependencies(reads)`` into such edges; they order nothing, but would keep float
-    weights in the file that nobody uses any more.
-    """
+def _waits(ops: Sequence[tf.Operation]) -> dict[str, list[str]]:
+    """Returns the names of the ops that each op waits for by a control edge that orders something."""
     waits = {op.name: [before.name for before in op.control_inputs] for op in ops}
-    constants = {op.name for op in ops if op.type == "Const"}
-    sources = {op.name: op.inputs[0].op.name for op in ops if op.type == "Identity"}
-
-    def is_constant(name: str) -> bool:
-        while name in sources and not waits[name]:
-            name = sources[name]
-        return name in constants and not waits[name]  # else it waits for something itself
-
-    for name, before in waits.items():
-        waits[name] = [other for other in before if not is_constant(other)]
-    return waits
+    needs = {op.name: [*waits[op.name], *(used.op.name for used in op.inputs)] for op in ops}
+    idle = idle_ops({op.name: op.type for op in ops}, needs)
+    return {name: [other for other in before if other not in idle] for name, before in waits.items()}
 
 
 def _reachable(

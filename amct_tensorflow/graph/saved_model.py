@@ -86,7 +86,7 @@ def _freeze_function(folder: str, name: str, signature: Signature) -> GraphDef:
     with context.eager_mode():
         try:
             loaded = tf.saved_model.load(folder, tags=[_SERVE])
-        except (OSError, ValueError, KeyError, RuntimeError, tf.errors.OpError) as error:
+        except (OSError, ValueError, LookupError, RuntimeError, tf.errors.OpError) as error:
             raise AmctValueError(
                 f"the SavedModel {folder} cannot be read ({reason_of(error)}): save it again"
             ) from error
@@ -110,7 +110,7 @@ def _freeze_session(folder: str, signature: Signature) -> GraphDef:
             graph_def = convert_variables_to_constants_from_session_graph(session, session.graph_def, ends)
         except AmctValueError:
             raise
-        except (OSError, ValueError, KeyError, RuntimeError, tf.errors.OpError) as error:
+        except (OSError, ValueError, LookupError, RuntimeError, tf.errors.OpError) as error:
             raise AmctValueError(
                 f"the SavedModel {folder} cannot be read ({reason_of(error)}): save it again"
             ) from error

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import tensorflow as tf
 
 from amct_tensorflow.graph.model_file import GraphDef, NodeDef, node_of
+from amct_tensorflow.graph.waits import idle_ops
 
 # Where TensorFlow's inlining puts the nodes of the outermost functions.
 _CALL_SCOPES = re.compile(r"(Func/)?((Stateful)?PartitionedCall(_\d+)?/)+")
@@ -34,7 +35,7 @@ def join_functions(graph_def: GraphDef) -> None:
 def prune(graph_def: GraphDef, ends: Iterable[str]) -> None:
     """Leaves only the nodes and functions that the nodes `ends` need."""
     nodes = {node.name: node for node in graph_def.node}
-    _drop_waits_for_constants(nodes)
+    _drop_idle_waits(nodes)
     needed = _reachable(nodes, ends)
     for at in reversed(range(len(graph_def.node))):
         if graph_def.node[at].name not in needed:
@@ -45,19 +46,16 @@ def prune(graph_def: GraphDef, ends: Iterable[str]) -> None:
             del graph_def.library.function[at]
 
 
-def _drop_waits_for_constants(nodes: Mapping[str, NodeDef]) -> None:
-    """Removes control edges from constants: TF2 leaves them, and they would keep weights that nobody uses any more."""
+def _drop_idle_waits(nodes: Mapping[str, NodeDef]) -> None:
+    """Removes control edges that order nothing."""
+    idle = idle_ops(
+        {name: node.op for name, node in nodes.items()},
+        {name: list(map(node_of, node.input)) for name, node in nodes.items()},
+    )
     for node in nodes.values():
-        kept = [edge for edge in node.input if not (edge.startswith("^") and _is_constant(node_of(edge), nodes))]
+        kept = [edge for edge in node.input if not (edge.startswith("^") and node_of(edge) in idle)]
         if len(kept) < len(node.input):
             node.input[:] = kept
-
-
-def _is_constant(name: str, nodes: Mapping[str, NodeDef]) -> bool:
-    node = nodes[name]
-    while node.op == "Identity" and len(node.input) == 1:
-        node = nodes[node_of(node.input[0])]
-    return node.op == "Const" and not node.input  # else it waits for something itself
 
 
 def _reachable(nodes: Mapping[str, NodeDef], roots: Iterable[str]) -> set[str]:

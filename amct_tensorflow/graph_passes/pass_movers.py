@@ -10,6 +10,7 @@ Cases, for a result that goes nowhere else and is not fetched itself:
 2. BatchToSpaceND, BatchToSpace, as behind the convolutions of dilated layers: if the channels are along none of the
    axes that it enlarges.
 3. Transpose by a constant permutation.
+4. Identity; Cast from one float type to another, which only rounds.
 """
 
 from __future__ import annotations
@@ -76,10 +77,17 @@ def _axis_behind_transpose(op: tf.Operation, axis: int) -> int | None:
     return None if permutation is None else permutation.tolist().index(axis)
 
 
+def _axis_behind_cast(op: tf.Operation, axis: int) -> int | None:
+    both = (op.inputs[0].dtype, op.outputs[0].dtype)
+    return axis if all(dtype in (tf.float16, tf.float32) for dtype in both) else None
+
+
 # Op type -> the axis of the channels behind it, given that before it; None if it has none, or it cannot be known.
 MOVERS: dict[str, Callable[[tf.Operation, int], int | None]] = {
     **dict.fromkeys(("Reshape", "Squeeze", "ExpandDims"), _axis_behind_reshape),
     "BatchToSpaceND": _axis_behind_batch_to_space_nd,
     "BatchToSpace": _axis_behind_batch_to_space,
     "Transpose": _axis_behind_transpose,
+    "Identity": lambda op, axis: axis,
+    "Cast": _axis_behind_cast,
 }

@@ -526,7 +526,7 @@ FAILURES = {
     "no output": lambda graph, folder: {"calib_outputs": []},
     "outputs of another type": lambda graph, folder: {"calib_outputs": "out"},
     "an output of another type": lambda graph, folder: {"calib_outputs": [3]},
-    "record of another type": lambda graph, folder: {"record_file": folder / "record.txt"},
+    "record of another type": lambda graph, folder: {"record_file": b"record.txt"},
 }
 
 

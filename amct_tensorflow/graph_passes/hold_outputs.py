@@ -15,5 +15,6 @@ def hold_outputs(workspace: Workspace) -> None:
     """Runs the pass, last."""
     for layer in workspace.layers:
         original = workspace.graph.get_operation_by_name(layer.name)
-        if not waited_for(original):  # else the clone might wait for it in turn
+        end = layer.end if layer.trail is None else layer.trail.end
+        if workspace.is_output(end) or not waited_for(original):  # else the clone might wait for it in turn
             add_control_input(original, layer.output().op)

@@ -42,7 +42,14 @@ TAILS = {
     "ReLU": lambda net, y: tf.nn.relu(net.conv(y, "tail/conv"), name="out"),
     "conv, BN, ReLU": lambda net, y: tf.nn.relu(net.batch_norm(net.conv(y, "tail/conv"), "tail/bn"), name="out"),
     "matmul, Reshape, BN, ReLU": lambda net, y: tf.nn.relu(
-        net.batch_norm(tf.reshape(net.matmul(flat(y), "tail/matmul"), [-1, 1, 1, 6]), "tail/bn"), name="out"
+        # One weight scale holds gains that differ little.
+        net.batch_norm(
+            tf.reshape(net.matmul(flat(y), "tail/matmul"), [-1, 1, 1, 6]),
+            "tail/bn",
+            variance=np.ones(6),
+            scale=np.ones(6),
+        ),
+        name="out",
     ),
     # grappler drops control edges into a batch norm: see test_calibration_graph
     "conv, BN": lambda net, y: net.batch_norm(net.conv(y, "tail/conv"), "out"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_models import PARAMETERS, Deployed, constant, flat, graph_of, image, quantize, v1
+from small_models import PARAMETERS, Deployed, batch, constant, flat, graph_of, image, quantize, v1
 
 from amct_tensorflow.record import read_record
 
@@ -36,6 +36,16 @@ def test_gains(tmp_path, spread, evens_out, folded):
     assert deployed.records["fc"].skip_fusion == (not folded)
     assert bool(deployed.of_type("Mul")) == (not folded)
     assert deployed.sqnr(feed(1)) > 28
+
+
+def test_a_channel_that_is_switched_off_is_no_reason(tmp_path):
+    def build(net):
+        gains = np.where(np.arange(6) % 3 == 1, 1e-7, 1).astype(np.float32)
+        tf.nn.relu(net.add(net.matmul(flat(image()), "fc") * gains, "beta", [6]), name="out")
+
+    deployed = Deployed(build, ["out"], tmp_path)
+    assert not deployed.records["fc"].skip_fusion
+    assert deployed.sqnr(batch()) > 25
 
 
 def test_it_is_said(tmp_path, capsys):

@@ -12,10 +12,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from random_graphs import RandomNet, random_nets
 from small_models import Deployed, batch, run, sqnr
 
+from amct_tensorflow.errors import AmctRuntimeError
 from amct_tensorflow.layers import TABLE
 
 FEEDS = [batch(0), batch(1)]
@@ -121,7 +122,11 @@ def test_any_graph(tmp_path_factory, config):
     @given(random_nets())
     def check(net):
         folder = tmp_path_factory.mktemp("graph")
-        first = Checked(net, folder / "first", **config)
+        try:
+            first = Checked(net, folder / "first", **config)
+        except AmctRuntimeError as error:
+            assume("nothing would be quantized" not in str(error))  # the outputs that were drawn need no layer
+            raise
         first.check_outputs()
         first.check_no_float_weights()
         first.check_each_layer()

@@ -32,7 +32,6 @@ class OpType:
         may_group: whether its input may have more channels than its weights, in groups.
         channel_wise: whether the weights may have one scale per output channel.
         takes_batch_norm: whether a batch norm behind it can be folded into its weights.
-        reshapes_before_batch_norm: whether a Reshape stands between it and a batch norm, which wants 4-D input.
         shifts: whether SearchN looks for a shift of its int32 result.
         window: the pooling window [height, width] of an op; convolutions count as 1 x 1.
         second_input: index of a second input that carries activations, in the place of weights; None without.
@@ -50,7 +49,6 @@ class OpType:
     may_group: bool = False
     channel_wise: bool = False
     takes_batch_norm: bool = False
-    reshapes_before_batch_norm: bool = False
     shifts: bool = False
     window: Callable[[tf.Operation], list[int]] = lambda op: [1, 1]
     second_input: int | None = None
@@ -224,7 +222,6 @@ TABLE: dict[str, OpType] = {
             weight_input=1,
             channel_axes=(1,),
             takes_batch_norm=True,
-            reshapes_before_batch_norm=True,
             shifts=True,
             constraint=_no_transpose,
         ),

@@ -23,8 +23,11 @@ _POOL = "MaxPool"
 
 def share_with_max_pools(workspace: Workspace, quants: AscendQuants) -> None:
     """Runs the pass, when every AscendQuant is in its place."""
+    ops = workspace.graph.get_operations()
+    if not any(op.type == _POOL for op in ops):
+        return
     live, around = workspace.live(), Surroundings.of(workspace.graph)
-    for op in workspace.graph.get_operations():
+    for op in ops:
         if op.type == "AscendQuant" and op.name in live and not workspace.is_fetched(op.inputs[0]):
             others = [user for user in op.inputs[0].consumers() if user.name in live and user.name != op.name]
             if others and all(_may_share(other, around) for other in others):

@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import HealthCheck, assume, given, settings
 from random_graphs import RandomNet, random_nets
-from small_models import Deployed, batch, run, sqnr
+from small_models import Deployed, batch, graph_of, run, sqnr
 
 from amct_tensorflow.errors import AmctRuntimeError
 from amct_tensorflow.layers import TABLE
@@ -32,8 +32,6 @@ class Checked:
 
     @staticmethod
     def _outputs(net: RandomNet) -> list[str]:
-        from small_models import graph_of
-
         graph_of(net)
         return net.outputs
 

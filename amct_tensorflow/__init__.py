@@ -4,16 +4,16 @@ Importing it registers the deployment ops, so that a quantized .pb loads with ``
 """
 
 from amct_tensorflow._version import __version__
-from amct_tensorflow.convert import convert_model
-from amct_tensorflow.convert_qat import convert_qat_model
-from amct_tensorflow.create_config import create_quant_config
 from amct_tensorflow.errors import AmctError
 from amct_tensorflow.load import load_graph
 from amct_tensorflow.log import LOGGER, set_logging_level
 from amct_tensorflow.ops import set_log_sink
-from amct_tensorflow.preprocess import quantize_preprocess
-from amct_tensorflow.quantize import quantize_model
-from amct_tensorflow.save import save_model
+from amct_tensorflow.post_training.convert import convert_model
+from amct_tensorflow.post_training.convert_qat import convert_qat_model
+from amct_tensorflow.post_training.create_config import create_quant_config
+from amct_tensorflow.post_training.preprocess import quantize_preprocess
+from amct_tensorflow.post_training.quantize import quantize_model
+from amct_tensorflow.post_training.save import save_model
 
 __all__ = [
     "AmctError",

@@ -13,13 +13,13 @@ from absl.flags import FlagValues
 import amct_tensorflow as amct
 from amct_tensorflow import progress
 from amct_tensorflow.config import QuantConfig, default_config, write_config
-from amct_tensorflow.create_config import simplified_config_of
 from amct_tensorflow.data import Preprocessing
 from amct_tensorflow.errors import AmctValueError
 from amct_tensorflow.files import warn_if_exists
 from amct_tensorflow.graph.edit import upstream
 from amct_tensorflow.inventory import Inventory
 from amct_tensorflow.log import LOGGER
+from amct_tensorflow.post_training.create_config import simplified_config_of
 from amct_tensorflow.progress import counted
 from amct_tensorflow_cli import evaluator as evaluators
 from amct_tensorflow_cli.conf_file import CompressionConf, read_conf

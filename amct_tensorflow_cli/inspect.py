@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from amct_tensorflow import progress
-from amct_tensorflow.inspect_model import LayerReport, Shape, inspect_model
+from amct_tensorflow.analysis.inspect_model import LayerReport, Shape, inspect_model
 from amct_tensorflow_cli.calibration import screen
 from amct_tensorflow_cli.model import refuse_inputs, source_of
 from amct_tensorflow_cli.suggestions import closing_lines

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 
 import tensorflow as tf
 
+from amct_tensorflow.analysis.inspect_model import model_kind
 from amct_tensorflow.errors import AmctValueError
 from amct_tensorflow.graph.ends import needed_inputs, only_natural_output, resolve_outputs
 from amct_tensorflow.graph.sources import ModelSource, is_binary_graph, read_model
-from amct_tensorflow.inspect_model import model_kind
 from amct_tensorflow.load import refuse_variables
 
 

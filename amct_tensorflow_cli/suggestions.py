@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amct_tensorflow.inspect_model import InputReport, ModelReport
+from amct_tensorflow.analysis.inspect_model import InputReport, ModelReport
 from amct_tensorflow.load import WITH_WEIGHTS
 from amct_tensorflow.progress import are, counted
 

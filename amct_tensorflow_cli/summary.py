@@ -6,9 +6,9 @@ import dataclasses
 import os
 from collections.abc import Sequence
 
-from amct_tensorflow.deploy import ResultFiles
-from amct_tensorflow.inspect_model import FAKE_QUANTIZED, NOT_NEEDED, LayerReport, inspect_model
+from amct_tensorflow.analysis.inspect_model import FAKE_QUANTIZED, NOT_NEEDED, LayerReport, inspect_model
 from amct_tensorflow.log import LOG_FILE
+from amct_tensorflow.post_training.deploy import ResultFiles
 from amct_tensorflow.progress import are, counted
 from amct_tensorflow.record import read_record
 from amct_tensorflow_cli.model import Model

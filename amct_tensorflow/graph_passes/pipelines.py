@@ -12,34 +12,38 @@ from amct_tensorflow.config import ActivationParams, QuantConfig, default_activa
 from amct_tensorflow.errors import AmctRuntimeError, AmctValueError
 from amct_tensorflow.graph.fake_quant import FakeQuant
 from amct_tensorflow.graph.values import Deferred, materialize
-from amct_tensorflow.graph_passes.absorb_batch_norm import absorb_batch_norm
-from amct_tensorflow.graph_passes.absorb_bias import absorb_bias
-from amct_tensorflow.graph_passes.absorb_multiply import absorb_multiply
-from amct_tensorflow.graph_passes.add_grouped_biases import add_grouped_biases
 from amct_tensorflow.graph_passes.balance_channels import (
     balance_inputs,
     balance_weights,
     check_balance,
     observe_balance,
 )
-from amct_tensorflow.graph_passes.calibrate_activations import calibrate_activations
 from amct_tensorflow.graph_passes.calibrate_weights import FakeQuantizedWeights, find_weight_scales
-from amct_tensorflow.graph_passes.deploy_activations import AscendQuants, deploy_fake_quants, insert_ascend_quant
 from amct_tensorflow.graph_passes.deploy_parameters import Int8Weights, integer_bias, quantized_bias
-from amct_tensorflow.graph_passes.deploy_results import insert_ascend_dequant
-from amct_tensorflow.graph_passes.front import Front
-from amct_tensorflow.graph_passes.hold_outputs import hold_outputs
-from amct_tensorflow.graph_passes.insert_search_n import insert_search_n
-from amct_tensorflow.graph_passes.join_additions import join_additions
-from amct_tensorflow.graph_passes.join_layers import join_layers
-from amct_tensorflow.graph_passes.match_record import belongs_to_unfused, check_fit, check_own_scales
-from amct_tensorflow.graph_passes.move_outputs import move_outputs
-from amct_tensorflow.graph_passes.pass_movers import pass_mover
-from amct_tensorflow.graph_passes.relax_relu6 import relax_relu6
-from amct_tensorflow.graph_passes.rewrite_layers import rewrite_layers
-from amct_tensorflow.graph_passes.scales_for_biases import free_dead_channels, widen_vanishing_scales
-from amct_tensorflow.graph_passes.share_with_max_pools import share_with_max_pools
-from amct_tensorflow.graph_passes.uneven_gains import reason_against_gains
+from amct_tensorflow.graph_passes.performing.add_grouped_biases import add_grouped_biases
+from amct_tensorflow.graph_passes.performing.calibrate_activations import calibrate_activations
+from amct_tensorflow.graph_passes.performing.deploy_activations import (
+    AscendQuants,
+    deploy_fake_quants,
+    insert_ascend_quant,
+)
+from amct_tensorflow.graph_passes.performing.deploy_results import insert_ascend_dequant
+from amct_tensorflow.graph_passes.performing.hold_outputs import hold_outputs
+from amct_tensorflow.graph_passes.performing.insert_search_n import insert_search_n
+from amct_tensorflow.graph_passes.performing.move_outputs import move_outputs
+from amct_tensorflow.graph_passes.performing.relax_relu6 import relax_relu6
+from amct_tensorflow.graph_passes.performing.rewrite_layers import rewrite_layers
+from amct_tensorflow.graph_passes.performing.share_with_max_pools import share_with_max_pools
+from amct_tensorflow.graph_passes.planning.absorb_batch_norm import absorb_batch_norm
+from amct_tensorflow.graph_passes.planning.absorb_bias import absorb_bias
+from amct_tensorflow.graph_passes.planning.absorb_multiply import absorb_multiply
+from amct_tensorflow.graph_passes.planning.front import Front
+from amct_tensorflow.graph_passes.planning.join_additions import join_additions
+from amct_tensorflow.graph_passes.planning.join_layers import join_layers
+from amct_tensorflow.graph_passes.planning.match_record import belongs_to_unfused, check_fit, check_own_scales
+from amct_tensorflow.graph_passes.planning.pass_movers import pass_mover
+from amct_tensorflow.graph_passes.planning.scales_for_biases import free_dead_channels, widen_vanishing_scales
+from amct_tensorflow.graph_passes.planning.uneven_gains import reason_against_gains
 from amct_tensorflow.graph_passes.workspace import Layer, Workspace
 from amct_tensorflow.layers import Surroundings, tensor_key
 from amct_tensorflow.ops import RecordBook

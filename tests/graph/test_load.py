@@ -14,9 +14,9 @@ import tensorflow as tf
 from small_graphs import conv_net, freeze
 
 import amct_tensorflow as amct
+from amct_tensorflow.analysis.inspect_model import inspect_model
 from amct_tensorflow.errors import AmctTypeError, AmctValueError
 from amct_tensorflow.graph import model_file, saved_model
-from amct_tensorflow.inspect_model import inspect_model
 
 v1 = tf.compat.v1
 layers = tf.keras.layers
@@ -225,7 +225,7 @@ def test_errors_of_keras_models(tmp_path):
 LEGACY = """
 import numpy as np, tensorflow as tf
 import amct_tensorflow as amct
-from amct_tensorflow.inspect_model import inspect_model
+from amct_tensorflow.analysis.inspect_model import inspect_model
 layers = tf.keras.layers
 image = layers.Input([8, 8, 3])
 y = layers.BatchNormalization()(layers.Conv2D(4, 3)(image))

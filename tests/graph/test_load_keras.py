@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 
 import amct_tensorflow as amct
+from amct_tensorflow.analysis.inspect_model import inspect_model
 from amct_tensorflow.errors import AmctValueError
-from amct_tensorflow.inspect_model import inspect_model
 
 
 def _data(*shape: int) -> np.ndarray:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from small_models import assert_close, run
 
 from amct_tensorflow.graph.values import materialize
+from amct_tensorflow.graph_passes.performing.rewrite_layers import rewrite_layers
 from amct_tensorflow.graph_passes.pipelines import plan_fusions
-from amct_tensorflow.graph_passes.rewrite_layers import rewrite_layers
 from amct_tensorflow.graph_passes.workspace import Layer, Workspace
 from amct_tensorflow.layers import find_layers
 

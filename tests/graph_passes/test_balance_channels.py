@@ -9,8 +9,8 @@ from small_models import PARAMETERS, assert_close, batch, constant, flat, graph_
 
 from amct_tensorflow.graph.values import Deferred, materialize
 from amct_tensorflow.graph_passes.balance_channels import balance_inputs, balance_weights, observe_balance
+from amct_tensorflow.graph_passes.performing.rewrite_layers import rewrite_layers
 from amct_tensorflow.graph_passes.pipelines import plan_fusions
-from amct_tensorflow.graph_passes.rewrite_layers import rewrite_layers
 from amct_tensorflow.graph_passes.workspace import Layer, Workspace
 from amct_tensorflow.layers import find_layers
 from amct_tensorflow.ops import RecordBook

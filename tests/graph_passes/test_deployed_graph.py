@@ -25,7 +25,7 @@ from small_models import (
 import amct_tensorflow as amct
 from amct_tensorflow.errors import AmctRuntimeError
 from amct_tensorflow.graph_passes.deploy_parameters import quantized_bias
-from amct_tensorflow.graph_passes.deploy_results import pack_deq_scale
+from amct_tensorflow.graph_passes.performing.deploy_results import pack_deq_scale
 from amct_tensorflow.graph_passes.workspace import Layer
 from amct_tensorflow.layers import find_layers
 from amct_tensorflow.record import LayerRecord

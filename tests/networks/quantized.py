@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 import amct_tensorflow as amct
-from amct_tensorflow.inspect_model import inspect_model
+from amct_tensorflow.analysis.inspect_model import inspect_model
 
 v1 = tf.compat.v1
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 
 from amct_tensorflow.arguments import check_file_path, check_types
-from amct_tensorflow.deploy import FloatModel, ResultFiles, report_saved, write_model
 from amct_tensorflow.errors import AmctRuntimeError, AmctValueError
 from amct_tensorflow.files import is_same_file
 from amct_tensorflow.graph.sources import MODEL_TYPES, ModelSource
 from amct_tensorflow.graph_passes.pipelines import perform_deployment, plan_qat_conversion
-from amct_tensorflow.graph_passes.take_out_fake_quants import TakenOut, take_out_fake_quants
+from amct_tensorflow.graph_passes.preparing.take_out_fake_quants import TakenOut, take_out_fake_quants
 from amct_tensorflow.graph_passes.workspace import Workspace
 from amct_tensorflow.inventory import Inventory, refuse_quantized
 from amct_tensorflow.log import LOGGER
+from amct_tensorflow.post_training.deploy import FloatModel, ResultFiles, report_saved, write_model
 from amct_tensorflow.record import LayerRecord, record_text
 
 _MODULE = "convert_qat_model"

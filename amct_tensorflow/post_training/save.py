@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping
 
 from amct_tensorflow.arguments import check_types
-from amct_tensorflow.deploy import FloatModel, ResultFiles, report_saved, write_model
 from amct_tensorflow.errors import AmctRuntimeError
 from amct_tensorflow.graph.sources import MODEL_TYPES, ModelSource
 from amct_tensorflow.graph_passes.pipelines import perform_deployment, plan_deployment
@@ -14,6 +13,7 @@ from amct_tensorflow.inventory import Inventory
 from amct_tensorflow.layers import split_tensor_key
 from amct_tensorflow.log import LOGGER
 from amct_tensorflow.ops import batches_seen, batches_wanted, flush_record
+from amct_tensorflow.post_training.deploy import FloatModel, ResultFiles, report_saved, write_model
 from amct_tensorflow.record import LayerRecord, read_record
 
 _MODULE = "save_model"

@@ -13,7 +13,7 @@ import tensorflow as tf
 from fusing import plan
 
 from amct_tensorflow.errors import AmctRuntimeError
-from amct_tensorflow.graph_passes.match_record import belongs_to_unfused, check_fit, check_own_scales
+from amct_tensorflow.graph_passes.planning.match_record import belongs_to_unfused, check_fit, check_own_scales
 from amct_tensorflow.graph_passes.workspace import Layer
 from amct_tensorflow.ops import arq_scales
 

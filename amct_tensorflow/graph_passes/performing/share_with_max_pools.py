@@ -14,7 +14,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from amct_tensorflow.graph.edit import scope_of
-from amct_tensorflow.graph_passes.deploy_activations import AscendQuants
+from amct_tensorflow.graph_passes.performing.deploy_activations import AscendQuants
 from amct_tensorflow.graph_passes.workspace import Activation, Workspace
 from amct_tensorflow.layers import Surroundings, reason_against_tensor
 

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from amct_tensorflow.graph.values import Value, broadcast_to, reshape, value_of
-from amct_tensorflow.graph_passes.front import Front
+from amct_tensorflow.graph_passes.planning.front import Front
 from amct_tensorflow.graph_passes.workspace import FloatArray, Layer
 
 

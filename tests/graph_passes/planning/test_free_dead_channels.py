@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from small_models import Deployed, batch, constant, graph_of, image, quantize, run, sqnr
 
-from amct_tensorflow.graph_passes.scales_for_biases import free_dead_channels
+from amct_tensorflow.graph_passes.planning.scales_for_biases import free_dead_channels
 from amct_tensorflow.graph_passes.workspace import Layer, Workspace
 from amct_tensorflow.layers import find_layers
 from amct_tensorflow.record import LayerRecord

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from amct_tensorflow.graph_passes.along_channels import largest_weights
+from amct_tensorflow.graph_passes.planning.along_channels import largest_weights
 from amct_tensorflow.graph_passes.workspace import Layer, Workspace
 from amct_tensorflow.record import LayerRecord
 

@@ -20,7 +20,7 @@ from amct_tensorflow.record import read_record
 
 tf1 = tf.compat.v1
 
-SAMPLE = Path(__file__).resolve().parents[1] / "samples" / "mobilenetv2"
+SAMPLE = Path(__file__).resolve().parents[2] / "samples" / "mobilenetv2"
 DIGITS_MODEL = SAMPLE / "mobilenet_v2_0.35_32_digits.pb"
 DIGITS_OUTPUT = "MobilenetV2/Predictions/Softmax"
 

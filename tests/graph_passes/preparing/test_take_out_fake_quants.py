@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 from qat_graphs import conv, fake_quant, flat, graph_of, image, matmul, per_tensor, random, weights
 
-from amct_tensorflow.graph_passes.take_out_fake_quants import TakenOut, take_out_fake_quants
+from amct_tensorflow.graph_passes.preparing.take_out_fake_quants import TakenOut, take_out_fake_quants
 
 tf1 = tf.compat.v1
 

@@ -8,12 +8,12 @@ import tensorflow as tf
 from small_graphs import batch, conv_net, freeze, prepare, run
 
 import amct_tensorflow as amct
-from amct_tensorflow.errors import AmctTypeError, AmctValueError
-from amct_tensorflow.inspect_model import (
+from amct_tensorflow.analysis.inspect_model import (
     InputReport,
     ModelReport,
     inspect_model,
 )
+from amct_tensorflow.errors import AmctTypeError, AmctValueError
 
 tf1 = tf.compat.v1
 

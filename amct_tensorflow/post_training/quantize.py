@@ -16,7 +16,8 @@ from amct_tensorflow.graph_passes.pipelines import perform_calibration, plan_cal
 from amct_tensorflow.graph_passes.workspace import Activation, Layer, Workspace
 from amct_tensorflow.inventory import Inventory
 from amct_tensorflow.log import LOGGER
-from amct_tensorflow.observe import (
+from amct_tensorflow.ops import RecordBook, flush_record
+from amct_tensorflow.post_training.observe import (
     check_arguments,
     needed_for,
     new_book,
@@ -25,7 +26,6 @@ from amct_tensorflow.observe import (
     start_layers,
     write_book,
 )
-from amct_tensorflow.ops import RecordBook, flush_record
 from amct_tensorflow.record import read_balance_factors
 
 _MODULE = "quantize_model"

@@ -24,11 +24,11 @@ import tensorflow as tf
 
 from amct_tensorflow.graph.edit import consumers
 from amct_tensorflow.graph.values import Value, is_parameter, sqrt, value_of
-from amct_tensorflow.graph_passes.absorb_multiply import reason_against_layers, reason_against_use
-from amct_tensorflow.graph_passes.along_channels import scale_outputs
-from amct_tensorflow.graph_passes.front import Front
-from amct_tensorflow.graph_passes.join_layers import CONCATS
-from amct_tensorflow.graph_passes.pass_movers import MOVERS
+from amct_tensorflow.graph_passes.planning.absorb_multiply import reason_against_layers, reason_against_use
+from amct_tensorflow.graph_passes.planning.along_channels import scale_outputs
+from amct_tensorflow.graph_passes.planning.front import Front
+from amct_tensorflow.graph_passes.planning.join_layers import CONCATS
+from amct_tensorflow.graph_passes.planning.pass_movers import MOVERS
 from amct_tensorflow.graph_passes.workspace import Workspace
 from amct_tensorflow.layers import BATCH_NORMS, TABLE, data_format, is_bias
 

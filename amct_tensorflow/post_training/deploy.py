@@ -11,16 +11,16 @@ import tensorflow as tf
 from amct_tensorflow.arguments import output_names
 from amct_tensorflow.errors import AmctRuntimeError, AmctValueError, did_you_mean
 from amct_tensorflow.files import is_same_file, warn_if_exists, write_files
-from amct_tensorflow.fusion_info import fusion_info
 from amct_tensorflow.graph.edit import upstream
 from amct_tensorflow.graph.ends import find_outputs
 from amct_tensorflow.graph.model_file import GraphDef, extract, serialize
 from amct_tensorflow.graph.sources import ModelSource, name_of, read_model
-from amct_tensorflow.graph_passes.add_grouped_biases import has_grouped_bias
+from amct_tensorflow.graph_passes.performing.add_grouped_biases import has_grouped_bias
 from amct_tensorflow.graph_passes.workspace import Activation, Layer, Workspace
 from amct_tensorflow.inventory import Inventory
 from amct_tensorflow.layers import FoundLayer, split_tensor_key
 from amct_tensorflow.log import LOGGER
+from amct_tensorflow.post_training.fusion_info import fusion_info
 from amct_tensorflow.record import LayerRecord, check_activation, check_layer
 
 _LONGEST_PREFIX = 241  # with the longest ending still a legal file name

@@ -20,9 +20,9 @@ import tensorflow as tf
 
 from amct_tensorflow.graph.edit import consumers, sole_consumer
 from amct_tensorflow.graph.values import Value, is_parameter, value_of
-from amct_tensorflow.graph_passes.absorb_multiply import MULTIPLICATIONS
-from amct_tensorflow.graph_passes.along_channels import along_channels
-from amct_tensorflow.graph_passes.front import Front
+from amct_tensorflow.graph_passes.planning.absorb_multiply import MULTIPLICATIONS
+from amct_tensorflow.graph_passes.planning.along_channels import along_channels
+from amct_tensorflow.graph_passes.planning.front import Front
 from amct_tensorflow.graph_passes.workspace import Workspace
 from amct_tensorflow.layers import BATCH_NORMS, data_format, is_bias
 

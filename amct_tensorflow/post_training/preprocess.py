@@ -14,8 +14,15 @@ from amct_tensorflow.graph_passes.pipelines import perform_balance, plan_balance
 from amct_tensorflow.graph_passes.workspace import Workspace
 from amct_tensorflow.inventory import Inventory
 from amct_tensorflow.log import LOGGER
-from amct_tensorflow.observe import check_arguments, new_book, outputs_of, read_config_of, start_layers, write_book
 from amct_tensorflow.ops import RecordBook
+from amct_tensorflow.post_training.observe import (
+    check_arguments,
+    new_book,
+    outputs_of,
+    read_config_of,
+    start_layers,
+    write_book,
+)
 
 _MODULE = "quantize_preprocess"
 

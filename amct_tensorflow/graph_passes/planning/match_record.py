@@ -21,9 +21,9 @@ Cases, where a record comes with a model that it was not calibrated on in this p
 3. The form of 1 or 2 keeps less than 4 dB and the other does not, or with one scale, whose misfit says little, the
    other keeps 6 dB more: it is the other.
 4. Both keep less than 4 dB: the record is of another model. Honest scales stay above that: over 90,000 simulated
-   layers, with all rules of tests/graph_passes/test_match_record.py, the least SQNR was 9.7 dB for normal weights and
-   4.9 dB for heavy tails (Student, 4 degrees of freedom). Scales that are 10 times too small leave 1 to 4 dB of normal
-   weights, those far too large 0 dB.
+   layers, with all rules of tests/graph_passes/planning/test_match_record.py, the least SQNR was 9.7 dB for normal
+   weights and 4.9 dB for heavy tails (Student, 4 degrees of freedom). Scales that are 10 times too small leave 1 to
+   4 dB of normal weights, those far too large 0 dB.
 5. Otherwise the layer is quantized, with a warning if some weights are clipped or most of the range is not used.
 """
 
@@ -33,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from amct_tensorflow.errors import AmctRuntimeError
-from amct_tensorflow.graph_passes.along_channels import largest_weights
+from amct_tensorflow.graph_passes.planning.along_channels import largest_weights
 from amct_tensorflow.graph_passes.workspace import Layer
 from amct_tensorflow.layers import BATCH_NORMS
 

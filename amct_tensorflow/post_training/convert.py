@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from amct_tensorflow.arguments import check_types
-from amct_tensorflow.deploy import FloatModel, ResultFiles, report_saved, write_model
 from amct_tensorflow.graph.sources import MODEL_TYPES, ModelSource
 from amct_tensorflow.graph_passes.pipelines import perform_deployment, plan_conversion
 from amct_tensorflow.inventory import Inventory
 from amct_tensorflow.log import LOGGER
+from amct_tensorflow.post_training.deploy import FloatModel, ResultFiles, report_saved, write_model
 from amct_tensorflow.record import read_record
 
 _MODULE = "convert_model"

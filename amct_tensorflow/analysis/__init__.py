@@ -1,0 +1,1 @@
+"""Jobs that look at a model and change nothing."""

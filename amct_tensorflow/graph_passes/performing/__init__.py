@@ -1,0 +1,1 @@
+"""Passes that rewire the graph as planned."""

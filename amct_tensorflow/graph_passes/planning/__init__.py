@@ -1,0 +1,1 @@
+"""Passes that note in each `Layer` what it will be; they change nothing in the graph."""

@@ -1,0 +1,1 @@
+"""Passes that make a graph one that can be planned: they rewire it and keep what it computes."""

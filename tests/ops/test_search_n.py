@@ -11,6 +11,8 @@ import tensorflow as tf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from amct_tensorflow.record import read_record
+
 SHAPES = {
     "conv": (2, 5, 5, 8),
     "one_channel": (2, 5, 5, 1),
@@ -96,14 +98,55 @@ def test_scale_is_the_product_of_both_inputs(open_book, search_n, find_shifts):
     assert find_shifts([output], deq_scales(4), scale_d=0.5) == expected
 
 
-def test_a_batch_counts_with_the_scale_of_its_run(open_book, search_n):
+def test_all_batches_count_with_the_final_scale(open_book, search_n):
     """Factors change from batch to batch until QuantIfmr has seen all."""
     book = open_book(batch_num=2, wants_shift=True)
-    scales = [np.float32(1e-5), np.float32(3e-5)]
-    for seed, scale in enumerate(scales):
-        search_n(book, draw((20, 1), seed), scale_w=[1], scale_d=scale, batch_num=2)
-    total = sum(twin.search_n_errors([draw((20, 1), seed)], scale.reshape(1)) for seed, scale in enumerate(scales))
-    assert f"shift_bit: {1 + np.argmin(total)}\n" in Path(book.path).read_text()
+    outputs = [draw((20, 1), seed) for seed in range(2)]
+    for output, scale in zip(outputs, [1e-5, 3e-5], strict=True):
+        search_n(book, output, scale_w=[1], scale_d=scale, batch_num=2)
+    (expected,) = twin.search_n(outputs, np.float32([3e-5]))
+    assert f"shift_bit: {expected}\n" in Path(book.path).read_text()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.02, 0.05, 0.2])
+@pytest.mark.parametrize("spread", [1.0005, 1.01, 1.03, 1.1])
+@pytest.mark.parametrize("n", [1, 5])
+def test_values_barely_beyond_what_passes(find_shifts, n, spread, share):
+    """Beyond the values that are kept, a histogram of the largest ones tells what a shift clips."""
+    random = np.random.default_rng(int(1000 * spread))
+    limit = np.float32(2.0 ** (15 + n))
+    output = random.uniform(-1, 1, (60_000, 3)).astype(np.float32) * limit * np.float32(0.99)
+    beyond = random.random(output.shape) < share
+    beyond[7] = True
+    output[beyond] = limit * random.uniform(1, spread, np.count_nonzero(beyond)).astype(np.float32)
+    one = np.ones(3, np.float32)
+    shifts = np.array(find_shifts([output], one))
+    errors = twin.search_n_errors([output], one)
+    # Bits that are dropped are taken for random, which is off by 1 / sqrt(60,000).
+    assert np.all(errors[np.arange(3), shifts - 1] <= 1.02 * errors.min(axis=1))
+
+
+def test_order_and_batching_are_irrelevant(find_shifts):
+    output = draw((30_000, 6)) * np.float32([1, 3, 10, 30, 100, 300])
+    scales = deq_scales(6, seed=1)
+    expected = find_shifts([output], scales)
+    for order in (np.argsort(output[:, 0]), np.argsort(-np.abs(output[:, 3]))):
+        assert find_shifts([output[order]], scales) == expected
+        assert find_shifts(np.split(output[order], [10, 20, 15_000]), scales) == expected
+
+
+def test_a_batch_that_is_not_finite_counts_for_nothing(open_book, search_n, find_shifts):
+    output = draw((30_000, 4))
+    expected = find_shifts([output], deq_scales(4))
+    book = open_book(batch_num=2, wants_shift=True, path="other.txt", scale_w=np.ones(4))
+    halves = np.split(output, 2)
+    search_n(book, halves[0], scale_w=deq_scales(4), batch_num=2)
+    spoilt = halves[1] * 1000
+    spoilt[-1, -1] = np.nan
+    with pytest.raises(tf.errors.InvalidArgumentError, match="nan"):
+        search_n(book, spoilt, scale_w=deq_scales(4), batch_num=2)
+    search_n(book, halves[1], scale_w=deq_scales(4), batch_num=2)
+    assert list(read_record(book.path)["layer"].shift_bit) == expected
 
 
 def test_passes_data_and_gradient_on(open_book, search_n):

@@ -14,8 +14,8 @@ namespace amct {
 
 class ShiftState {
  public:
-    // Adds one batch viewed as [outer, channels, inner] with one deq_scale a channel. `shifts` receives the
-    // result when this was the last batch.
+    // Adds one batch viewed as [outer, channels, inner]. `shifts` receives the result when this was the last
+    // batch, of which the `deq_scales` are, one a channel.
     BatchStatus Add(const float* values, const ChannelView& view, const float* deq_scales, int64_t batch_num,
                     const ParallelFor& parallel_for, std::vector<uint32_t>* shifts) {
         const std::lock_guard<std::mutex> lock(mutex_);
@@ -31,15 +31,13 @@ class ShiftState {
         if (search_->channels() != view.channels) {
             return BatchStatus::kOtherChannels;
         }
-        const bool last = batches_ + 1 == batch_num;
-        if (!search_->Add(values, view, deq_scales, last, parallel_for)) {
+        if (!search_->Add(values, view, parallel_for)) {
             return BatchStatus::kNotFinite;
         }
-        ++batches_;
-        if (!last) {
+        if (++batches_ < batch_num) {
             return BatchStatus::kAdded;
         }
-        *shifts = search_->Shifts();
+        *shifts = search_->Shifts(deq_scales);
         search_.reset();
         return BatchStatus::kCompleted;
     }

@@ -2,106 +2,96 @@
 //
 // For every channel the shift N in 1..16 with the least sum of (clip16(floor(s / 2^N)) * 2^N - s)^2 over all
 // batches, s = round(y / deq_scale), the first of equals. Source: the vendor's original C++, the variant of
-// bounded memory (specification, section 4). The state is 16 sums a channel.
+// bounded memory (specification, section 4). Let U be the least shift that clips nothing: a larger one only
+// drops more bits, so U is the largest candidate, and for most channels it is 1.
 //
-// Once nothing is clipped at some N, a larger N only drops more bits: its error is at least as large for
-// every value. So the last batch needs the errors up to that N only, which is 1 to 3 for most layers.
+// The scale is known after the last batch, so what is kept until then does not depend on it: the values
+// themselves while they are few, and the search over them is the exact one; then the histograms of the
+// largest magnitudes. Let U be the least shift that clips nothing. A larger one only drops more bits. With a
+// smaller one, clipping the peak alone costs more than the bits that U drops, unless the peak is barely
+// beyond what passes: by sqrt(n) / 2^14 of it for n values, 4 % for 400,000. So U - 1 is the only other
+// candidate, for few channels, and the histograms tell what it clips. The bits that a shift drops are taken
+// for random, which is off by 1 / sqrt(n).
 
 #ifndef AMCT_TENSORFLOW_OPS_NUMERICS_SEARCH_N_H_
 #define AMCT_TENSORFLOW_OPS_NUMERICS_SEARCH_N_H_
 
 #include <algorithm>
-#include <mutex>
+#include <memory>
 #include <vector>
 
 #include "arq.h"
 #include "common.h"
+#include "peak_histogram.h"
 
 namespace amct {
 
-// A dense block of rows; column c is divided by deq_scales[c].
-struct Rows {
-    const float* values;
-    int64_t rows;
-    int64_t width;
-    const float* deq_scales;
-};
-
-// peaks[c] = max(peaks[c], |value|); returns whether all values are finite.
-AMCT_VECTORIZED inline bool FindPeaks(const Rows& block, float* peaks) {
-    int32_t bad = 0;
-    for (int64_t row = 0; row < block.rows; ++row) {
-        const float* values = block.values + row * block.width;
-        for (int64_t c = 0; c < block.width; ++c) {
-            const float magnitude = std::fabs(values[c]);
-            bad |= magnitude <= std::numeric_limits<float>::max() ? 0 : 1;
-            peaks[c] = magnitude > peaks[c] ? magnitude : peaks[c];
-        }
-    }
-    return bad == 0;
-}
-
-// sums[c] += squared error of shifting by n.
-AMCT_VECTORIZED inline void AddShiftErrors(const Rows& block, int n, float* sums) {
-    const float unit = static_cast<float>(1 << n);
-    const float inverse = 1.0f / unit;
-    for (int64_t row = 0; row < block.rows; ++row) {
-        const float* values = block.values + row * block.width;
-        for (int64_t c = 0; c < block.width; ++c) {
-            const float ratio = values[c] / block.deq_scales[c];
-            const float s = std::trunc(ratio + std::copysign(0.49999997f, ratio));
-            const float shifted = Clip(std::floor(s * inverse), -32768.0f, 32767.0f);
-            const float difference = shifted * unit - s;
-            sums[c] += difference * difference;
-        }
+// Adds the squared errors of shifting one result, before it is rounded to s, by 1 to `count`.
+inline void AddShiftErrors(float ratio, int count, double* errors) {
+    const float most = std::ldexp(1.0f, 62);  // far beyond what can be told apart
+    const int64_t s = static_cast<int64_t>(Clip(ratio + std::copysign(0.49999997f, ratio), -most, most));
+    for (int n = 1; n <= count; ++n) {
+        const int64_t shifted = std::clamp<int64_t>(s >> n, -32768, 32767);
+        const double difference = static_cast<double>(shifted * (int64_t{1} << n) - s);
+        errors[n - 1] += difference * difference;
     }
 }
 
 class SearchN {
  public:
     static constexpr int kMaxShift = 16;
+    // Up to this many values the search over them is the exact one.
+    static constexpr int64_t kMostValues = 64 * 1024;
 
     // One shift per channel.
-    explicit SearchN(int64_t channels) : channels_(channels), errors_(channels * kMaxShift, 0.0) {}
+    explicit SearchN(int64_t channels) : channels_(channels) {}
 
     int64_t channels() const { return channels_; }
 
     // Adds a layer output viewed as [outer, channels, inner]. Returns false, adding nothing, when it holds a
-    // value that is not finite. `last` allows to leave out the shifts that can no longer win.
-    bool Add(const float* values, const ChannelView& view, const float* deq_scales, bool last,
-             const ParallelFor& parallel_for) {
-        std::vector<float> peaks(channels_, 0.0f);
-        if (!Peaks(values, view, deq_scales, parallel_for, &peaks)) {
-            return false;
+    // value that is not finite.
+    bool Add(const float* values, const ChannelView& view, const ParallelFor& parallel_for) {
+        if (histograms_ == nullptr && total_ + view.size() <= kMostValues) {
+            if (!std::all_of(values, values + view.size(),
+                             [](float value) { return std::isfinite(value); })) {
+                return false;
+            }
+            kept_.push_back({view, std::vector<float>(values, values + view.size())});
+        } else {
+            PeakHistograms found(channels_);
+            if (!CountPeaks(values, view, parallel_for, &found)) {
+                return false;
+            }
+            MoveToHistograms(parallel_for);
+            histograms_->Merge(found);
         }
-        for (int64_t c = 0; c < channels_; ++c) {
-            largest_useful_ = std::max(largest_useful_, LeastShiftWithoutClipping(peaks[c] / deq_scales[c]));
-        }
-        const int shifts = last ? largest_useful_ : kMaxShift;
-        if (shifts > 1) {
-            Errors(values, view, deq_scales, shifts, parallel_for);
-        }
-        computed_ = shifts;
+        total_ += view.size();
         return true;
     }
 
-    std::vector<uint32_t> Shifts() const {
-        std::vector<uint32_t> shifts(channels_);
-        for (int64_t c = 0; c < channels_; ++c) {
-            const double* errors = errors_.data() + c * kMaxShift;
-            shifts[c] = 1 + static_cast<uint32_t>(std::min_element(errors, errors + computed_) - errors);
-        }
-        return shifts;
+    // The shifts for what was added, under one scale per channel.
+    std::vector<uint32_t> Shifts(const float* deq_scales) const {
+        return histograms_ == nullptr ? ExactShifts(deq_scales) : LikelyShifts(deq_scales);
     }
 
-    size_t StateBytes() const { return sizeof(*this) + errors_.size() * sizeof(double); }
+    // Bytes kept between batches.
+    size_t StateBytes() const {
+        size_t bytes = sizeof(*this) + (histograms_ == nullptr ? 0 : histograms_->StateBytes());
+        for (const Kept& batch : kept_) {
+            bytes += sizeof(batch) + batch.values.size() * sizeof(float);
+        }
+        return bytes;
+    }
 
  private:
-    static constexpr int64_t kWidth = 64;      // columns of a run that has one channel
-    static constexpr int64_t kBlockRows = 64;  // float sums stay short
+    struct Kept {
+        ChannelView view;
+        std::vector<float> values;
+    };
 
-    // |s| = round(peak) reaches 2^(15 + n) where the clipping at n starts.
-    static int LeastShiftWithoutClipping(float peak) {
+    // The least shift that clips nothing: |s| = round(peak) reaches 2^(15 + n) where the clipping at n
+    // starts.
+    static int LeastUnclipped(float peak) {
         int n = 1;
         while (n < kMaxShift && peak + 0.5f >= std::ldexp(1.0f, 15 + n)) {
             ++n;
@@ -109,80 +99,96 @@ class SearchN {
         return n;
     }
 
-    // Cuts the tensor into blocks that fit the two loops above and calls fn(block, first_channel, stride):
-    // column c of the block belongs to channel first_channel + c * stride.
-    template <typename Function>
-    void ForEachBlock(const float* values, const ChannelView& view, const float* deq_scales,
-                      const ParallelFor& parallel_for, const Function& fn) const {
-        if (view.inner == 1 && channels_ > 1) {
-            parallel_for(view.outer, 16 * view.channels, [&](int64_t begin, int64_t end) {
-                for (int64_t row = begin; row < end; row += kBlockRows) {
-                    const int64_t rows = std::min(kBlockRows, end - row);
-                    fn(Rows{values + row * channels_, rows, channels_, deq_scales}, 0, 1);
-                }
-            });
-            return;
-        }
-        // Runs of one channel: the columns are so many neighbours, the remainder is one short row.
-        const int64_t piece = kWidth * kBlockRows;
-        const int64_t pieces = (view.inner + piece - 1) / piece;
-        const int64_t runs = view.outer * view.channels;
-        parallel_for(runs * pieces, 16 * piece, [&](int64_t begin, int64_t end) {
-            std::vector<float> scales(kWidth);
-            for (int64_t i = begin; i < end; ++i) {
-                const int64_t channel = (i / pieces) % channels_;
-                std::fill(scales.begin(), scales.end(), deq_scales[channel]);
-                const int64_t start = (i % pieces) * piece;
-                const int64_t size = std::min(piece, view.inner - start);
-                const float* run = values + (i / pieces) * view.inner + start;
-                const int64_t rows = size / kWidth;
-                fn(Rows{run, rows, kWidth, scales.data()}, channel, 0);
-                fn(Rows{run + rows * kWidth, 1, size % kWidth, scales.data()}, channel, 0);
+    std::vector<uint32_t> ExactShifts(const float* deq_scales) const {
+        std::vector<float> peaks(channels_, 0.0f);
+        ForEachRun([&](int64_t channel, const float* values, int64_t size) {
+            for (int64_t i = 0; i < size; ++i) {
+                peaks[channel] = std::max(peaks[channel], std::fabs(values[i]));
             }
         });
+        std::vector<int> unclipped(channels_);
+        for (int64_t c = 0; c < channels_; ++c) {
+            unclipped[c] = LeastUnclipped(peaks[c] / deq_scales[c]);
+        }
+        std::vector<double> errors(channels_ * kMaxShift, 0.0);
+        ForEachRun([&](int64_t channel, const float* values, int64_t size) {
+            const int candidates = unclipped[channel] > 1 ? unclipped[channel] : 0;
+            for (int64_t i = 0; candidates > 0 && i < size; ++i) {
+                AddShiftErrors(values[i] / deq_scales[channel], candidates, &errors[channel * kMaxShift]);
+            }
+        });
+        std::vector<uint32_t> shifts(channels_);
+        for (int64_t c = 0; c < channels_; ++c) {
+            const double* first = &errors[c * kMaxShift];
+            shifts[c] = static_cast<uint32_t>(1 + (std::min_element(first, first + unclipped[c]) - first));
+        }
+        return shifts;
     }
 
-    bool Peaks(const float* values, const ChannelView& view, const float* deq_scales,
-               const ParallelFor& parallel_for, std::vector<float>* peaks) const {
-        std::mutex mutex;
-        bool finite = true;
-        const auto visit = [&](const Rows& block, int64_t first_channel, int64_t stride) {
-            std::vector<float> found(block.width, 0.0f);
-            const bool block_finite = FindPeaks(block, found.data());
-            const std::lock_guard<std::mutex> lock(mutex);
-            finite = finite && block_finite;
-            for (int64_t c = 0; c < block.width; ++c) {
-                float& peak = (*peaks)[first_channel + c * stride];
-                peak = std::max(peak, found[c]);
-            }
-        };
-        ForEachBlock(values, view, deq_scales, parallel_for, visit);
-        return finite;
+    std::vector<uint32_t> LikelyShifts(const float* deq_scales) const {
+        std::vector<uint32_t> shifts(channels_);
+        for (int64_t c = 0; c < channels_; ++c) {
+            const int unclipped = LeastUnclipped(histograms_->peak(c) / deq_scales[c]);
+            shifts[c] = unclipped > 1 && ClipsLittle(c, deq_scales[c], unclipped) ? unclipped - 1 : unclipped;
+        }
+        return shifts;
     }
 
-    void Errors(const float* values, const ChannelView& view, const float* deq_scales, int shifts,
-                const ParallelFor& parallel_for) {
-        std::mutex mutex;
-        const auto visit = [&](const Rows& block, int64_t first_channel, int64_t stride) {
-            std::vector<float> sums(block.width * shifts, 0.0f);
-            for (int n = 1; n <= shifts; ++n) {
-                AddShiftErrors(block, n, sums.data() + (n - 1) * block.width);
-            }
-            const std::lock_guard<std::mutex> lock(mutex);
-            for (int n = 1; n <= shifts; ++n) {
-                for (int64_t c = 0; c < block.width; ++c) {
-                    const int64_t channel = first_channel + c * stride;
-                    errors_[channel * kMaxShift + n - 1] += sums[(n - 1) * block.width + c];
-                }
-            }
-        };
-        ForEachBlock(values, view, deq_scales, parallel_for, visit);
+    // Calls fn(channel, values, size) for the contiguous runs of all values that are kept.
+    template <typename Function>
+    void ForEachRun(const Function& fn) const {
+        for (const Kept& batch : kept_) {
+            batch.view.ForEachRun([&](int64_t channel, int64_t begin, int64_t end) {
+                fn(channel, batch.values.data() + begin, end - begin);
+            });
+        }
     }
 
-    int64_t channels_;
-    std::vector<double> errors_;  // [channels, kMaxShift]
-    int largest_useful_ = 1;
-    int computed_ = kMaxShift;
+    // Whether a channel loses no more by what the shift below `unclipped` clips than by the bits that
+    // `unclipped` drops more.
+    bool ClipsLittle(int64_t channel, float deq_scale, int unclipped) const {
+        // What passes at most, as s: between the limits of positive and of negative values.
+        const double limit = std::ldexp(32767.5, unclipped - 1);
+        if (limit * deq_scale < PeakHistograms::kComplete * histograms_->peak(channel)) {
+            return false;
+        }
+        double clipped = 0;
+        double error = 0;
+        histograms_->ForEachBin(channel, [&](double count, double mean, double spread) {
+            // The values of a bin are taken for evenly spread around their mean.
+            const double half = std::max(spread / deq_scale, 1e-3);
+            const double most = mean / deq_scale + half - limit;
+            const double least = std::max(most - 2 * half, 0.0);
+            if (most > 0) {
+                clipped += count * (most - least) / (2 * half);
+                error += count * (most * most * most - least * least * least) / (6 * half);
+            }
+        });
+        const double values = static_cast<double>(total_) / static_cast<double>(channels_);
+        return (values - clipped) * DroppedBits(unclipped - 1) + error <= values * DroppedBits(unclipped);
+    }
+
+    // The mean of (s mod 2^n)^2 over all s.
+    static double DroppedBits(int n) {
+        const double levels = std::ldexp(1.0, n);
+        return (levels - 1) * (2 * levels - 1) / 6;
+    }
+
+    void MoveToHistograms(const ParallelFor& parallel_for) {
+        if (histograms_ != nullptr) {
+            return;
+        }
+        histograms_ = std::make_unique<PeakHistograms>(channels_);
+        for (const Kept& batch : kept_) {
+            CountPeaks(batch.values.data(), batch.view, parallel_for, histograms_.get());
+        }
+        kept_ = std::vector<Kept>();
+    }
+
+    const int64_t channels_;
+    int64_t total_ = 0;
+    std::vector<Kept> kept_;                      // while there are at most kMostValues
+    std::unique_ptr<PeakHistograms> histograms_;  // once there were more
 };
 
 }  // namespace amct

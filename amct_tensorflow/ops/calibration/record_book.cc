@@ -29,12 +29,12 @@ Books& AllBooks() {
 
 void AppendFloat(const char* field, float value, std::string* text) {
     char line[64];
-    std::snprintf(line, sizeof(line), "    %s: %.10g\n", field, static_cast<double>(value));
-    *text += line;
+    const int size = std::snprintf(line, sizeof(line), "    %s: %.10g\n", field, static_cast<double>(value));
+    text->append(line, size);
 }
 
 void AppendInteger(const char* field, int64_t value, std::string* text) {
-    *text += std::string("    ") + field + ": " + std::to_string(value) + "\n";
+    text->append("    ").append(field).append(": ").append(std::to_string(value)).append("\n");
 }
 
 std::string Escaped(const std::string& name) {
@@ -48,6 +48,17 @@ std::string Escaped(const std::string& name) {
     return escaped;
 }
 
+std::string WeightsText(const std::vector<float>& scale_w) {
+    std::string text;
+    for (const float scale : scale_w) {
+        AppendFloat("scale_w", scale, &text);
+    }
+    for (size_t i = 0; i < scale_w.size(); ++i) {
+        AppendInteger("offset_w", 0, &text);
+    }
+    return text;
+}
+
 std::string ToText(const LayerEntry& entry) {
     std::string text = "record {\n  key: \"" + Escaped(entry.name) + "\"\n  value {\n";
     for (const float scale : entry.scale_d) {
@@ -56,12 +67,7 @@ std::string ToText(const LayerEntry& entry) {
     for (const int32_t offset : entry.offset_d) {
         AppendInteger("offset_d", offset, &text);
     }
-    for (const float scale : entry.scale_w) {
-        AppendFloat("scale_w", scale, &text);
-    }
-    for (size_t i = 0; i < entry.scale_w.size(); ++i) {
-        AppendInteger("offset_w", 0, &text);
-    }
+    text += entry.weights_text;
     for (const uint32_t shift : entry.shift_bit) {
         AppendInteger("shift_bit", shift, &text);
     }
@@ -130,6 +136,7 @@ void Log(LogLevel level, const std::string& message) {
 
 void RecordBook::AddLayer(LayerEntry entry) {
     const std::lock_guard<std::mutex> lock(mutex_);
+    entry.weights_text = WeightsText(entry.scale_w);
     index_[entry.name] = entries_.size();
     entries_.push_back(std::move(entry));
 }
@@ -195,6 +202,7 @@ std::string RecordBook::SetWeights(const std::vector<std::string>& layers, const
         LayerEntry* entry = Find(layer);
         if (entry != nullptr && entry->scale_w.empty()) {
             entry->scale_w = scales;
+            entry->weights_text = WeightsText(scales);
             changed = true;
         }
     }

@@ -44,6 +44,7 @@ struct LayerEntry {
     std::shared_ptr<ActivationState> activation;  // once its op has run
     std::shared_ptr<ShiftState> shift;
     std::shared_ptr<BalanceState> balance;
+    std::string weights_text;  // the lines of scale_w and offset_w, most of the file, once they are made
 
     bool IsComplete() const {
         return (!wants_activation || !scale_d.empty()) && (!wants_weights || !scale_w.empty()) &&

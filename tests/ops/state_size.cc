@@ -46,7 +46,7 @@ void Estimate(const std::string& name, amct::ActivationEstimator* estimator, int
     for (int i = 0; i < batches; ++i) {
         const Batch values = batch(i);
         const int64_t size = static_cast<int64_t>(values.size());
-        estimator->Add(values.data(), size, amct::FindRange(values.data(), size, Serially), Serially);
+        estimator->Add(values.data(), size, Serially);
         most = std::max(most, estimator->StateBytes());
     }
     const amct::ActivationFactors factors = estimator->Factors(true, Serially);
@@ -85,11 +85,11 @@ void Shifts(int64_t channels, int batches, int64_t rows) {
     size_t most = 0;
     for (int i = 0; i < batches; ++i) {
         const Batch values = Normal(rows * channels, 1.0f);
-        search.Add(values.data(), {rows, channels, 1}, deq_scales.data(), i + 1 == batches, Serially);
+        search.Add(values.data(), {rows, channels, 1}, Serially);
         most = std::max(most, search.StateBytes());
     }
     bool usable = true;
-    for (const uint32_t shift : search.Shifts()) {
+    for (const uint32_t shift : search.Shifts(deq_scales.data())) {
         usable = usable && shift >= 1 && shift <= 16;
     }
     std::printf("shifts_of_%d_channels %zu %s\n", static_cast<int>(channels), most,

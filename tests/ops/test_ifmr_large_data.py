@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy_twin as twin
 import pytest
+import tensorflow as tf
 
 LIMIT = 480 * 1024  # CalibrationData::kMostValues
 SIZE = 520_000
@@ -148,13 +149,55 @@ def test_batches_after_batch_num_are_ignored(open_book, quant_ifmr):
 
 
 def test_batch_num_is_awaited(open_book, quant_ifmr):
-    """The factors after a batch are those of the batches so far; only the last ones are recorded."""
+    """Before the last batch the factors are those of the range so far; only the last ones are recorded."""
     batches = [draw("normal") * np.float32(gain) for gain in (1, 3)]
     book = open_book(batch_num=2)
     book.write()
     first = quant_ifmr(book, batches[0], batch_num=2)
-    assert_near_best((first.scale.numpy(), int(first.offset)), batches[0])
+    span = max(batches[0].max(), 0) - min(batches[0].min(), 0)
+    assert first.scale.numpy() == pytest.approx(span / 255, rel=1e-6)
     assert "scale_d" not in Path(book.path).read_text()
     second = quant_ifmr(book, batches[1], batch_num=2)
     assert_near_best((second.scale.numpy(), int(second.offset)), np.concatenate(batches))
     assert f"scale_d: {second.scale.numpy():.10g}" in Path(book.path).read_text()
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+@pytest.mark.parametrize("size", [33_000, 400_000])
+def test_values_that_are_kept_are_searched_exactly(calibrate, distribution, size):
+    """A histogram only rules out candidates that are no good."""
+    values = draw(distribution, size)
+    best = twin.ifmr(values)
+    scale, offset = calibrate([values])
+    if np.isclose(scale, best.scale, rtol=1e-6):
+        assert offset == best.offset
+        return
+    losses = twin.ifmr_losses(values, twin.ifmr_candidates(values))
+    chosen = [np.isclose(scale, candidate.scale, rtol=1e-6) for candidate in twin.ifmr_candidates(values)]
+    assert losses[chosen].min() <= losses.min() * (1 + 1e-6)  # a tie but for rounding
+
+
+@pytest.mark.parametrize("outlier", [1e3, -1e3, 1e8], ids=str)
+@pytest.mark.parametrize("batches", [1, 3])
+def test_values_far_beyond_all_others(calibrate, outlier, batches):
+    """The range is guessed from some values first; these are not among them."""
+    values = draw("normal", 3 * SIZE)
+    values[[1234, -4321]] = outlier
+    options = {"max_percentile": 1.0, "min_percentile": 1.0, "search_start": 1.0, "search_end": 1.0}
+    scale, _ = calibrate(np.split(values, batches), **options)
+    assert scale == pytest.approx((max(values.max(), 0) - min(values.min(), 0)) / 255, rel=1e-6)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf], ids=str)
+@pytest.mark.parametrize("at", [0, 77_777, -1])
+def test_a_batch_that_is_not_finite_counts_for_nothing(open_book, quant_ifmr, bad, at):
+    values = draw("normal")
+    expected = quant_ifmr(open_book(), values)
+    book = open_book(batch_num=2, path="other.txt")
+    quant_ifmr(book, values[: SIZE // 2], batch_num=2)
+    spoilt = values.copy() * 100
+    spoilt[at] = bad
+    with pytest.raises(tf.errors.InvalidArgumentError, match="nan"):
+        quant_ifmr(book, spoilt, batch_num=2)
+    factors = quant_ifmr(book, values[SIZE // 2 :], batch_num=2)
+    assert factors.scale.numpy() == pytest.approx(expected.scale.numpy(), rel=1e-6)

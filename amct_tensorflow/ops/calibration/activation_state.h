@@ -29,17 +29,16 @@ class ActivationState {
         if (size == 0) {
             return BatchStatus::kEmpty;
         }
-        const Range range = FindRange(values, size, parallel_for);
-        if (!range.IsFinite()) {
-            return BatchStatus::kNotFinite;
-        }
         if (estimator_ == nullptr) {
             estimator_ = make_estimator();
         }
-        estimator_->Add(values, size, range, parallel_for);
+        const Range range = estimator_->Add(values, size, parallel_for);
+        if (!range.IsFinite()) {
+            return BatchStatus::kNotFinite;
+        }
         range_.Merge(range);
         if (batch_num > 1) {
-            comparison_.Add(values, size, parallel_for);
+            comparison_.Add(values, size);
         }
         ++batches_;
         const bool last = batches_ >= batch_num;

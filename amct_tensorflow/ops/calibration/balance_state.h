@@ -40,7 +40,7 @@ class BalanceState {
         }
         maxima_->Merge(batch);
         if (batch_num > 1) {
-            comparison_.Add(values, view.size(), parallel_for);
+            comparison_.Add(values, view.size());
         }
         ++batches_;
         return batches_ < batch_num ? BatchStatus::kAdded : Complete(weights, migration_strength, factors);

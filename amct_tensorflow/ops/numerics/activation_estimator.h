@@ -30,9 +30,8 @@ class ActivationEstimator {
  public:
     virtual ~ActivationEstimator() = default;
 
-    // Adds `size` finite values whose range is `range`.
-    virtual void Add(const float* values, int64_t size, const Range& range,
-                     const ParallelFor& parallel_for) = 0;
+    // Adds `size` values, at least one, and returns their range. Adds nothing when that is not finite.
+    virtual Range Add(const float* values, int64_t size, const ParallelFor& parallel_for) = 0;
 
     // The factors of the values so far, at least one. Before the last batch they may be cheaper ones.
     virtual ActivationFactors Factors(bool last, const ParallelFor& parallel_for) const = 0;

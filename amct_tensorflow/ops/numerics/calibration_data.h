@@ -19,24 +19,20 @@ class CalibrationData {
     // Up to this many values (1.9 MB) a search over them is the exact one.
     static constexpr int64_t kMostValues = 480 * 1024;
 
-    // Adds `size` finite values whose range is `range`.
-    void Add(const float* values, int64_t size, const Range& range, const ParallelFor& parallel_for) {
-        if (histogram_ == nullptr && total() + size <= kMostValues) {
+    // Adds `size` values, at least one, and returns their range. Adds nothing when that is not finite.
+    Range Add(const float* values, int64_t size, const ParallelFor& parallel_for) {
+        const bool keeps = histogram_ == nullptr && total() + size <= kMostValues;
+        const Range range = keeps ? FindRange(values, size, parallel_for) : Count(values, size, parallel_for);
+        if (keeps && range.IsFinite()) {
             values_.reserve(total() + size);  // exactly: doubling would exceed the bound
             values_.insert(values_.end(), values, values + size);
-        } else {
-            MoveToHistogram(parallel_for);
-            histogram_->Add(values, size, range, parallel_for);
         }
-        range_.Merge(range);
+        return range;
     }
 
     int64_t total() const {
         return histogram_ == nullptr ? static_cast<int64_t>(values_.size()) : histogram_->total();
     }
-    float min() const { return range_.min; }
-    float max() const { return range_.max; }
-
     // The rank-th largest and smallest value, rank counted from 1. Of a histogram: exact for the first, else
     // the mean of a bin.
     float Largest(int64_t rank) const {
@@ -46,17 +42,9 @@ class CalibrationData {
         return histogram_ == nullptr ? Ranked(rank, std::less<float>()) : histogram_->Smallest(rank);
     }
 
-    // Calls fn(value, count) for values that together stand for all.
-    template <typename Function>
-    void ForEach(const Function& fn) const {
-        if (histogram_ != nullptr) {
-            histogram_->ForEachBin(fn);
-            return;
-        }
-        for (const float value : values_) {
-            fn(value, int64_t{1});
-        }
-    }
+    // The values themselves, or else the histogram that stands for them.
+    const std::vector<float>& values() const { return values_; }
+    const Histogram* histogram() const { return histogram_.get(); }
 
     // Bytes kept between batches.
     size_t StateBytes() const {
@@ -65,16 +53,18 @@ class CalibrationData {
     }
 
  private:
-    void MoveToHistogram(const ParallelFor& parallel_for) {
-        if (histogram_ != nullptr) {
-            return;
+    Range Count(const float* values, int64_t size, const ParallelFor& parallel_for) {
+        auto histogram = histogram_ != nullptr ? std::move(histogram_) : std::make_unique<Histogram>();
+        const Range range = histogram->Add(values, size, parallel_for);
+        if (histogram->total() == 0) {
+            return range;  // nothing was added, and what is kept stays
         }
-        histogram_ = std::make_unique<Histogram>();
-        if (!values_.empty()) {
-            const int64_t size = static_cast<int64_t>(values_.size());
-            histogram_->Add(values_.data(), size, range_, parallel_for);
+        if (!values_.empty() && range.IsFinite()) {
+            histogram->Add(values_.data(), total(), parallel_for);
+            values_ = std::vector<float>();
         }
-        values_ = std::vector<float>();
+        histogram_ = std::move(histogram);
+        return range;
     }
 
     template <typename Order>
@@ -88,7 +78,6 @@ class CalibrationData {
         return *nth;
     }
 
-    Range range_;
     std::vector<float> values_;
     std::unique_ptr<Histogram> histogram_;  // once there were more than kMostValues
 };

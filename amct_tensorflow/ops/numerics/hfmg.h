@@ -206,9 +206,12 @@ class HfmgEstimator : public ActivationEstimator {
  public:
     explicit HfmgEstimator(const HfmgOptions& options) : options_(options), histogram_(options.num_of_bins) {}
 
-    void Add(const float* values, int64_t size, const Range& range,
-             const ParallelFor& parallel_for) override {
-        histogram_.Add(values, size, range, parallel_for);
+    Range Add(const float* values, int64_t size, const ParallelFor& parallel_for) override {
+        const Range range = FindRange(values, size, parallel_for);
+        if (range.IsFinite()) {
+            histogram_.Add(values, size, range, parallel_for);
+        }
+        return range;
     }
 
     // Before the last batch they are those of the whole range. So they are for a constant, which has no

@@ -36,9 +36,10 @@ inline int64_t PercentileRank(int64_t total, float percentile) {
     return std::max<int64_t>(total - kept, 1);
 }
 
-// Sum of count * (x - quantized(x))^2 for one candidate; the zero point is not rounded here.
-AMCT_VECTORIZED inline double QuantizationError(const float* values, const float* counts, int64_t size,
-                                                float clip_min, float clip_max, float scale) {
+// The sum of weight * (x - quantized(x))^2 for one candidate; the zero point is not rounded here.
+template <typename Weight>
+inline double QuantizationError(const float* values, int64_t size, float clip_min, float clip_max,
+                                float scale, const Weight& weight) {
     constexpr int kLanes = 16;
     constexpr int64_t kBlock = 1024;  // float sums stay short
     double error = 0;
@@ -50,13 +51,13 @@ AMCT_VECTORIZED inline double QuantizationError(const float* values, const float
             for (int lane = 0; lane < kLanes; ++lane) {
                 const float x = values[i + lane];
                 const float difference = RoundHalfAway(Clip(x, clip_min, clip_max) / scale) * scale - x;
-                sums[lane] += difference * difference * counts[i + lane];
+                sums[lane] += difference * difference * weight(i + lane);
             }
         }
         for (; i < end; ++i) {
             const float x = values[i];
             const float difference = RoundHalfAway(Clip(x, clip_min, clip_max) / scale) * scale - x;
-            sums[0] += difference * difference * counts[i];
+            sums[0] += difference * difference * weight(i);
         }
         for (const float sum : sums) {
             error += sum;
@@ -65,43 +66,82 @@ AMCT_VECTORIZED inline double QuantizationError(const float* values, const float
     return error;
 }
 
-class IfmrSearch {
+// Values that together stand for calibration data.
+struct WeightedValues {
+    const float* values;
+    const float* weights;  // null: all weigh the same
+    int64_t size;
+
+    AMCT_VECTORIZED double Error(float clip_min, float clip_max, float scale) const {
+        if (weights == nullptr) {
+            return QuantizationError(values, size, clip_min, clip_max, scale, [](int64_t) { return 1.0f; });
+        }
+        const float* of_values = weights;
+        return QuantizationError(values, size, clip_min, clip_max, scale,
+                                 [of_values](int64_t i) { return of_values[i]; });
+    }
+};
+
+// The means of the bins of a histogram, weighted by their share of all values.
+class BinMeans {
  public:
-    IfmrSearch(const CalibrationData& data, const IfmrOptions& options) : options_(options) {
-        const int64_t total = data.total();
-        max_ = std::max(0.0f, data.Largest(PercentileRank(total, options.max_percentile)));
-        min_ = std::min(0.0f, data.Smallest(PercentileRank(total, options.min_percentile)));
-        data.ForEach([&](float value, int64_t count) {
-            values_.push_back(value);
-            // Relative counts: float sums keep their precision however many values there were.
-            counts_.push_back(static_cast<float>(static_cast<double>(count) / total));
+    explicit BinMeans(const Histogram& histogram) {
+        const double total = static_cast<double>(histogram.total());
+        histogram.ForEach([&](float mean, int64_t count) {
+            means_.push_back(mean);
+            // Shares: float sums keep their precision however many values there were.
+            shares_.push_back(static_cast<float>(static_cast<double>(count) / total));
         });
     }
 
-    ActivationFactors Run(const ParallelFor& parallel_for) const {
-        const float span = (options_.search_end - options_.search_start) / options_.search_step;
-        const int64_t candidates = static_cast<int64_t>(span + 1.0f);
-        std::vector<double> errors(candidates);
-        const int64_t cost = 2 * static_cast<int64_t>(values_.size());
-        parallel_for(candidates, cost, [&](int64_t begin, int64_t end) {
-            for (int64_t i = begin; i < end; ++i) {
-                errors[i] = Error(i);
-            }
-        });
-        const int64_t best = std::min_element(errors.begin(), errors.end()) - errors.begin();
-        return Factors(best);
+    WeightedValues view() const {
+        return {means_.data(), shares_.data(), static_cast<int64_t>(means_.size())};
     }
 
  private:
+    std::vector<float> means_;
+    std::vector<float> shares_;
+};
+
+class IfmrSearch {
+ public:
+    IfmrSearch(const CalibrationData& data, const IfmrOptions& options) : data_(data), options_(options) {
+        max_ = std::max(0.0f, data.Largest(PercentileRank(data.total(), options.max_percentile)));
+        min_ = std::min(0.0f, data.Smallest(PercentileRank(data.total(), options.min_percentile)));
+    }
+
+    // The factors of the candidate with the least error.
+    ActivationFactors Run(const ParallelFor& parallel_for) const {
+        const float span = (options_.search_end - options_.search_start) / options_.search_step;
+        std::vector<Clipping> candidates;
+        for (int64_t i = 0; i < static_cast<int64_t>(span + 1.0f); ++i) {
+            candidates.push_back(
+                Candidate(options_.search_start + static_cast<float>(i) * options_.search_step));
+        }
+        const std::vector<float>& values = data_.values();
+        if (values.size() > kMostToSearch) {
+            candidates = Shortlist(candidates, parallel_for);
+        }
+        const std::vector<double> errors =
+            data_.histogram() != nullptr
+                ? Errors(candidates, BinMeans(*data_.histogram()).view(), parallel_for)
+                : Errors(candidates, {values.data(), nullptr, data_.total()}, parallel_for);
+        return FactorsOf(candidates[std::min_element(errors.begin(), errors.end()) - errors.begin()]);
+    }
+
+    // The factors of the whole range.
+    ActivationFactors Unsearched() const { return FactorsOf(Candidate(1.0f)); }
+
+ private:
+    static constexpr size_t kMostToSearch = 32 * 1024;
+
     struct Clipping {
         float min;
         float max;
-        float scale;
+        float scale;  // raw
     };
 
-    // The clip range and raw scale of a candidate.
-    Clipping Candidate(int64_t index) const {
-        const float ratio = options_.search_start + static_cast<float>(index) * options_.search_step;
+    Clipping Candidate(float ratio) const {
         const int64_t levels = int64_t{1} << options_.num_bits;
         if (options_.with_offset) {
             const float high = ratio * max_;
@@ -114,37 +154,59 @@ class IfmrSearch {
         return {-high, high, high / static_cast<float>(steps)};
     }
 
-    double Error(int64_t index) const {
-        Clipping clipping = Candidate(index);
-        if (SanitizeScale(&clipping.scale) != ScaleStatus::kOk) {
-            return std::numeric_limits<double>::infinity();
-        }
-        return QuantizationError(values_.data(), counts_.data(), static_cast<int64_t>(values_.size()),
-                                 clipping.min, clipping.max, clipping.scale);
+    static std::vector<double> Errors(const std::vector<Clipping>& candidates, const WeightedValues& values,
+                                      const ParallelFor& parallel_for) {
+        std::vector<double> errors(candidates.size());
+        parallel_for(static_cast<int64_t>(errors.size()), 2 * values.size, [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; ++i) {
+                Clipping clipping = candidates[i];
+                errors[i] = SanitizeScale(&clipping.scale) == ScaleStatus::kOk
+                                ? values.Error(clipping.min, clipping.max, clipping.scale)
+                                : std::numeric_limits<double>::infinity();
+            }
+        });
+        return errors;
     }
 
-    ActivationFactors Factors(int64_t index) const {
-        const Clipping clipping = Candidate(index);
+    // The candidates that the best one is among, as a histogram of the values tells, in their order. It is
+    // off by less than the margin: values differ from the mean of their bin by less than its width.
+    std::vector<Clipping> Shortlist(const std::vector<Clipping>& candidates,
+                                    const ParallelFor& parallel_for) const {
+        Histogram summary;
+        summary.Add(data_.values().data(), data_.total(), parallel_for);
+        const std::vector<double> errors = Errors(candidates, BinMeans(summary).view(), parallel_for);
+        const double least = *std::min_element(errors.begin(), errors.end());
+        const double most = 1.01 * least + summary.BinWidth() * summary.BinWidth();
+        std::vector<Clipping> kept;
+        for (size_t i = 0; i < candidates.size(); ++i) {
+            if (errors[i] <= most) {
+                kept.push_back(candidates[i]);
+            }
+        }
+        return kept;
+    }
+
+    ActivationFactors FactorsOf(const Clipping& clipping) const {
         return MakeFactors(clipping.scale, clipping.min, options_.num_bits, options_.with_offset);
     }
 
-    IfmrOptions options_;
+    const CalibrationData& data_;
+    const IfmrOptions options_;
     float max_;
     float min_;
-    std::vector<float> values_;
-    std::vector<float> counts_;
 };
 
 class IfmrEstimator : public ActivationEstimator {
  public:
     explicit IfmrEstimator(const IfmrOptions& options) : options_(options) {}
 
-    void Add(const float* values, int64_t size, const Range& range,
-             const ParallelFor& parallel_for) override {
-        data_.Add(values, size, range, parallel_for);
+    Range Add(const float* values, int64_t size, const ParallelFor& parallel_for) override {
+        return data_.Add(values, size, parallel_for);
     }
-    ActivationFactors Factors(bool /*last*/, const ParallelFor& parallel_for) const override {
-        return IfmrSearch(data_, options_).Run(parallel_for);
+    // Before the last batch they are those of the whole range.
+    ActivationFactors Factors(bool last, const ParallelFor& parallel_for) const override {
+        const IfmrSearch search(data_, options_);
+        return last ? search.Run(parallel_for) : search.Unsearched();
     }
     size_t StateBytes() const override { return sizeof(*this) - sizeof(data_) + data_.StateBytes(); }
 

@@ -41,7 +41,7 @@ REGISTER_OP("QuantIfmr")
     .Doc(R"doc(
 Passes x on and finds, over batch_num runs, the scale and offset that quantize it with the least error.
 
-scale, offset: the factors of the runs so far; final after the last one.
+scale, offset: the factors of the range of the runs so far; after the last one, those that were found.
 record_file: the absolute path of the record that receives scale_d and offset_d.
 generation: which quantize_model made this op; ops of an earlier one only pass x on.
 layers: the layers that x feeds; each gets the factors in its record.
@@ -65,7 +65,7 @@ REGISTER_OP("QuantHfmg")
     .Doc(R"doc(
 Passes x on and finds, over batch_num runs, the scale and offset that quantize a histogram of it with the least error.
 
-scale, offset: the factors of the range of the runs so far; after the last one, those of the range that was found.
+scale, offset: the factors of the range of the runs so far; after the last one, those that were found.
 num_of_bins: the bins of the histogram: 1024, 2048, 4096 or 8192.
 )doc");
 
@@ -107,8 +107,8 @@ REGISTER_OP("SearchN")
     .Doc(R"doc(
 Passes a layer output on and finds, over batch_num runs, the right shift to int16 with the least error.
 
-scale_d: the activation scale of the layer's input, a scalar.
-scale_w: the weight scales, one or one a channel of x.
+scale_d: the activation scale of the layer's input, a scalar; that of the last run counts.
+scale_w: the weight scales, one or one a channel of x; likewise.
 data_format: where the channels are: last, or after the batch.
 )doc");
 

@@ -11,12 +11,19 @@ import difflib
 import re
 import textwrap
 from collections.abc import Iterable
+from typing import Any
 
 _COLOURS = re.compile(r"\x1b\[\d*m")
 # Keras says before it in which call of which layer it was, and behind it with which arguments.
 _REASON_OF_KERAS = re.compile(
     r".*Exception encountered when calling [^\n]*\n\s*\n\s*(.*?)\s*\n\s*\n\s*Arguments received", re.DOTALL
 )
+
+# TensorFlow puts where the nodes were created and, for several errors, a header before the sentence of an op; nodes
+# behind it.
+_CREATED_AT = re.compile(r".*\nNode: '[^\n]*'\n", re.DOTALL)
+_NODES = re.compile(r"\s*\[\[|\n\s*\n|\n?Original stack trace")
+_FIRST_OF_SEVERAL = re.compile(r"root error\(s\) found\.\s*\(0\)\s*[A-Z_ ]+:\s*(.*)", re.DOTALL)
 
 
 class AmctError(Exception):
@@ -44,6 +51,14 @@ def reason_of(error: BaseException) -> str:
     elif text.startswith("in user code:"):  # AutoGraph puts the lines that led to it before
         text = text.splitlines()[-1]
     return textwrap.shorten(text, 300, placeholder=" …")
+
+
+def sentence_of(error: Any) -> str:
+    """Returns the sentence of the op that raised a ``tf.errors.OpError``."""
+    message = _CREATED_AT.sub("", error.message or type(error).__name__, count=1)
+    several = _FIRST_OF_SEVERAL.search(message)
+    message = several.group(1) if several else message
+    return " ".join(_NODES.split(message.strip(), maxsplit=1)[0].split())
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import tensorflow as tf
 
 from amct_tensorflow.errors import AmctError, AmctRuntimeError, AmctValueError
-from amct_tensorflow_cli.failures import op_sentence
+from amct_tensorflow_cli.failures import describe
 
 _OBJECT = "customize_evaluator"
 # The file is a module of this package, whose folder is the file's: both `import x` and `from . import x` find x there.
@@ -67,7 +67,7 @@ def calibrate(evaluator: Any, path: str, graph: tf.Graph, outputs: list[str]) ->
         with graph.as_default():
             evaluator.calibration(graph, outputs)
     except (AmctError, tf.errors.OpError) as error:
-        reason = op_sentence(error) if isinstance(error, tf.errors.OpError) else str(error)
+        reason = describe(error) if isinstance(error, tf.errors.OpError) else str(error)
         raise AmctRuntimeError(f"evaluator {path} failed{_line(error, path)}: {reason}") from error
     except (Exception, SystemExit) as error:
         raise _failure(f"evaluator {path} failed", path, error) from error

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import re
-
 import tensorflow as tf
 
-from amct_tensorflow.errors import AmctError
-
-# TensorFlow puts where the nodes were created and, for several errors, a header before the sentence; nodes behind it.
-_CREATED_AT = re.compile(r".*\nNode: '[^\n]*'\n", re.DOTALL)
-_NODES = re.compile(r"\s*\[\[|\n\s*\n|\n?Original stack trace")
-_FIRST_OF_SEVERAL = re.compile(r"root error\(s\) found\.\s*\(0\)\s*[A-Z_ ]+:\s*(.*)", re.DOTALL)
+from amct_tensorflow.errors import AmctError, sentence_of
 
 # What the functions say -> what it is on the command line.
 _COMMAND_LINE_WORDS = {
@@ -34,7 +27,7 @@ _COMMAND_LINE_WORDS = {
 def describe(error: BaseException) -> str:
     """Returns what went wrong, without TensorFlow's dump of nodes."""
     if isinstance(error, tf.errors.OpError):
-        return op_sentence(error)
+        return _for_command_line(sentence_of(error))
     if isinstance(error, AmctError):
         return _for_command_line(" ".join(str(error).split()))
     if isinstance(error, MemoryError):
@@ -47,11 +40,3 @@ def _for_command_line(message: str) -> str:
     for words, ours in _COMMAND_LINE_WORDS.items():
         message = message.replace(words, ours)
     return message
-
-
-def op_sentence(error: tf.errors.OpError) -> str:
-    """Returns the sentence that the op raised."""
-    message = _CREATED_AT.sub("", error.message or type(error).__name__, count=1)
-    several = _FIRST_OF_SEVERAL.search(message)
-    message = several.group(1) if several else message
-    return _for_command_line(" ".join(_NODES.split(message.strip(), maxsplit=1)[0].split()))

@@ -7,9 +7,10 @@ from collections.abc import Collection
 import numpy as np
 import tensorflow as tf
 
-from amct_tensorflow.errors import AmctValueError
+from amct_tensorflow.errors import AmctValueError, sentence_of
 from amct_tensorflow.graph.control_flow import ENTRIES, ops_in_control_flow
 from amct_tensorflow.graph.edit import at_root, consumers, replace_uses
+from amct_tensorflow.graph.sessions import lean_session
 from amct_tensorflow.graph.values import is_stored
 
 
@@ -46,11 +47,12 @@ def fold_constants(graph: tf.Graph, needed: Collection[str], *, up_to: Collectio
 
 def _compute(graph: tf.Graph, results: list[tf.Tensor]) -> list[np.ndarray]:
     try:
-        with tf.compat.v1.Session(graph=graph) as session:
+        with lean_session(graph) as session:
             return session.run(results)
     except tf.errors.OpError as error:
-        reason = error.message.partition("\n\t [[")[0].rpartition("\n")[2]  # without the places in the graph
-        raise AmctValueError(f"TensorFlow cannot compute what the model makes of its constants: {reason}") from error
+        raise AmctValueError(
+            f"TensorFlow cannot compute what the model makes of its constants: {sentence_of(error)}"
+        ) from error
 
 
 def _largest_sources(graph: tf.Graph, up_to: Collection[str]) -> dict[str, int]:

@@ -8,6 +8,7 @@ from amct_tensorflow.errors import AmctError
 from amct_tensorflow.load import load_graph
 from amct_tensorflow.log import LOGGER, set_logging_level
 from amct_tensorflow.ops import set_log_sink
+from amct_tensorflow.post_training.calibrate import calibrate
 from amct_tensorflow.post_training.convert import convert_model
 from amct_tensorflow.post_training.convert_qat import convert_qat_model
 from amct_tensorflow.post_training.create_config import create_quant_config
@@ -18,6 +19,7 @@ from amct_tensorflow.post_training.save import save_model
 __all__ = [
     "AmctError",
     "__version__",
+    "calibrate",
     "convert_model",
     "convert_qat_model",
     "create_quant_config",

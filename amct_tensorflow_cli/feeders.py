@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-import tensorflow as tf
+import numpy as np
 
+import amct_tensorflow as amct
 from amct_tensorflow import progress
 from amct_tensorflow.data import CalibrationData, Preprocessing
 from amct_tensorflow.progress import counted
 from amct_tensorflow_cli import evaluator as evaluators
 from amct_tensorflow_cli.model import Model
-from amct_tensorflow_cli.model_data import feeds
 
 # Fewer samples than this say little about the range of values.
 _FEW_SAMPLES = 16
@@ -72,14 +73,16 @@ class DataFeeder:
 
     def run(self, model: Model, text: str) -> None:
         """Feeds the batches."""
-        ops = [tensor.op for tensor in model.outputs]
-        with (
-            tf.compat.v1.Session(graph=model.graph, config=_session_config()) as session,
-            progress.batches(text, batches=self._batch_num, batch_size=self._batch_size, unit=self._unit) as advance,
-        ):
-            for feed in feeds(model.graph, self._data.batches(self._batch_num)):
-                session.run(ops, feed)
+        with progress.batches(text, batches=self._batch_num, batch_size=self._batch_size, unit=self._unit) as advance:
+            amct.calibrate(model.graph, model.output_names, self._batches(advance))
+            advance()
+
+    def _batches(self, advance: Callable[[], None]) -> Iterator[dict[str, np.ndarray]]:
+        """Yields the batches; the next one is asked for when the last one is done."""
+        for at, batch in enumerate(self._data.batches(self._batch_num)):
+            if at > 0:
                 advance()
+            yield batch
 
     def used(self) -> str:
         """Returns how many samples."""
@@ -96,12 +99,3 @@ class DataFeeder:
         for file, found, what in self._data.raw_files():
             hints.append(f"{os.path.basename(file)} was read as {counted(found, 'sample')} for {what}")
         return hints
-
-
-def _session_config() -> tf.compat.v1.ConfigProto:
-    """Lets models in NCHW run on a CPU, which has no kernels for them: TensorFlow then transposes their data."""
-    config = tf.compat.v1.ConfigProto()
-    options = config.graph_options.rewrite_options
-    options.cpu_layout_conversion = options.NCHW_TO_NHWC
-    options.min_graph_nodes = -1  # small graphs, too
-    return config

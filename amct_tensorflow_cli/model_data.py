@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -49,15 +49,6 @@ def open_data(
     for tensor, spec in zip(tensors, specs, strict=True):
         _check_type(tensor, spec)
     return CalibrationData(specs, paths, preprocessing)
-
-
-def feeds(graph: tf.Graph, batches: Iterable[Mapping[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
-    """Yields the batches in the types of the placeholders."""
-    for batch in batches:
-        yield {
-            name: np.asarray(array, graph.get_tensor_by_name(name).dtype.as_numpy_dtype)
-            for name, array in batch.items()
-        }
 
 
 def _check_type(tensor: tf.Tensor, spec: InputSpec) -> None:

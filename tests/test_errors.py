@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import pytest
+import tensorflow as tf
 
-from amct_tensorflow.errors import AmctError, AmctRuntimeError, AmctTypeError, AmctValueError, did_you_mean
+from amct_tensorflow.errors import (
+    AmctError,
+    AmctRuntimeError,
+    AmctTypeError,
+    AmctValueError,
+    did_you_mean,
+    sentence_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -31,3 +39,31 @@ def test_did_you_mean(name, hint):
 
 def test_did_you_mean_without_candidates():
     assert did_you_mean("x", []) == ""
+
+
+CREATED = (
+    "Graph execution error:\n\nDetected at node 'a' defined at (most recent call last):\n  File 'x.py'\nNode: 'a'\n"
+)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "It broke at 3: [1,2]",
+        "It broke at 3: [1,2]\n\t [[{{node a}}]]",
+        "It broke\n at 3: [1,2]\n\t [[{{node a}}]]\n\t [[b/_7]]",
+        CREATED + "It broke at 3: [1,2]\n\t [[{{node a}}]]",
+        CREATED
+        + CREATED[24:]
+        + "2 root error(s) found.\n  (0) INVALID_ARGUMENT: It broke at 3: [1,2]\n\t [[{{node a}}]]\n"
+        "\t [[{{node b}}]]\n  (1) INVALID_ARGUMENT: It broke at 4\n\t [[{{node a}}]]\n0 successful operations.",
+        "It broke at 3: [1,2]\n\nOriginal stack trace for 'a':\n  File 'x.py'",
+    ],
+    ids=["plain", "node", "two_lines", "created", "several", "stack"],
+)
+def test_the_sentence_of_an_op(message):
+    assert sentence_of(tf.errors.InvalidArgumentError(None, None, message)) == "It broke at 3: [1,2]"
+
+
+def test_an_op_error_without_a_message():
+    assert sentence_of(tf.errors.CancelledError(None, None, "")) == "CancelledError"

@@ -32,7 +32,8 @@ def fusion_info(model: GraphDef, layers: Sequence[Layer], name: str) -> bytes:
         if node.name in ends:
             op["output_desc"] = [_output(ends[node.name])]
         ops.append(op)
-    return (json.dumps({"name": name, "graph": [{"op": ops}]}, indent=2) + "\n").encode()
+    # Without indentation: tools read it, it is half the size, and takes json a tenth of the time.
+    return (json.dumps({"name": name, "graph": [{"op": ops}]}, separators=(",", ":")) + "\n").encode()
 
 
 def _original_names(layer: Layer) -> dict[str, Any]:

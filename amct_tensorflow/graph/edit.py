@@ -123,6 +123,12 @@ def add_control_input(op: tf.Operation, after: tf.Operation) -> None:
     op._add_control_input(after)
 
 
+def set_control_inputs(op: tf.Operation, before: Sequence[tf.Operation]) -> None:
+    """Makes `op` run after these, and wait for no others that it does not read."""
+    op._remove_all_control_inputs()
+    op._add_control_inputs(before)
+
+
 def clone(op: tf.Operation, name: str) -> tf.Operation:
     """Returns a copy of `op` with the same inputs, control inputs and attributes, called `name`, made unique."""
     return _create(op, name, list(op.inputs), [output.dtype for output in op.outputs], _attributes(op))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping
 from typing import TypeAlias
 
 import tensorflow as tf
@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from amct_tensorflow.errors import AmctRuntimeError, AmctValueError
 from amct_tensorflow.graph.control_flow import function_library
 from amct_tensorflow.graph.large_constants import import_lean
-from amct_tensorflow.graph.waits import idle_ops
+from amct_tensorflow.graph.waits import waits_that_order
 
 GraphDef: TypeAlias = tf.compat.v1.GraphDef
 NodeDef: TypeAlias = tf.compat.v1.NodeDef
@@ -109,7 +109,7 @@ def extract(
     _check_first_where_moved(outputs, moved)
     moved_to = {name: tensor.op.name for name, tensor in moved.items()}
     ops = graph.get_operations()
-    waits = _waits(ops)
+    waits = waits_that_order(ops)
     outputs = list(dict.fromkeys(map(node_of, outputs)))
     needed = _reachable(graph, waits, outputs, moved_to)
     renamed = {
@@ -143,14 +143,6 @@ def _check_first_where_moved(outputs: Iterable[str], moved: Mapping[str, tf.Tens
 def node_of(edge: str) -> str:
     """Returns the name of the node that an input of a NodeDef, or the name of a tensor, belongs to."""
     return edge.lstrip("^").partition(":")[0]
-
-
-def _waits(ops: Sequence[tf.Operation]) -> dict[str, list[str]]:
-    """Returns the names of the ops that each op waits for by a control edge that orders something."""
-    waits = {op.name: [before.name for before in op.control_inputs] for op in ops}
-    needs = {op.name: [*waits[op.name], *(used.op.name for used in op.inputs)] for op in ops}
-    idle = idle_ops({op.name: op.type for op in ops}, needs)
-    return {name: [other for other in before if other not in idle] for name, before in waits.items()}
 
 
 def _reachable(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 
+import tensorflow as tf
+
 _PASSIVE = ("Const", "Placeholder", "Identity", "NoOp")
 
 
@@ -33,3 +35,11 @@ def idle_ops(kinds: Mapping[str, str], needs: Mapping[str, Sequence[str]]) -> se
             if missing[user] == 0:
                 ready.append(user)
     return idle
+
+
+def waits_that_order(ops: Sequence[tf.Operation]) -> dict[str, list[str]]:
+    """Returns the names of the ops that each op of a graph waits for by a control edge that orders something."""
+    waits = {op.name: [before.name for before in op.control_inputs] for op in ops}
+    needs = {op.name: [*waits[op.name], *(used.op.name for used in op.inputs)] for op in ops}
+    idle = idle_ops({op.name: op.type for op in ops}, needs)
+    return {name: [other for other in before if other not in idle] for name, before in waits.items()}

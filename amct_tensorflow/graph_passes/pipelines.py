@@ -28,6 +28,7 @@ from amct_tensorflow.graph_passes.performing.deploy_activations import (
     insert_ascend_quant,
 )
 from amct_tensorflow.graph_passes.performing.deploy_results import insert_ascend_dequant
+from amct_tensorflow.graph_passes.performing.drop_idle_waits import drop_idle_waits
 from amct_tensorflow.graph_passes.performing.hold_outputs import hold_outputs
 from amct_tensorflow.graph_passes.performing.insert_search_n import insert_search_n
 from amct_tensorflow.graph_passes.performing.move_outputs import move_outputs
@@ -114,6 +115,7 @@ def plan_calibration(workspace: Workspace, config: QuantConfig, needed: Containe
 
 def perform_calibration(workspace: Workspace, config: QuantConfig, book: RecordBook) -> None:
     """Turns the graph into the calibration graph."""
+    drop_idle_waits(workspace.graph)
     rewrite_layers(workspace, FakeQuantizedWeights(book), _float_bias)
     add_grouped_biases(workspace)  # what comes next goes behind them
     balance_inputs(workspace)  # what is quantized is the balanced input

@@ -23,7 +23,6 @@ __all__ = [
     "arq_scales",
     "batches_seen",
     "batches_wanted",
-    "fake_quantize_weights",
     "flush_record",
     "native",
     "quantize_weights",
@@ -31,7 +30,9 @@ __all__ = [
     "tensorflow_ops",
 ]
 
-CALIBRATION_OP_TYPES = ("QuantIfmr", "QuantHfmg", "QuantArq", "SearchN", "DmqBalance")
+# The ops that observe, and fill a record.
+OBSERVER_OP_TYPES = ("QuantIfmr", "QuantHfmg", "QuantArq", "SearchN", "DmqBalance")
+CALIBRATION_OP_TYPES = (*OBSERVER_OP_TYPES, "DequantArq")
 DEPLOYMENT_OP_TYPES = ("AscendQuant", "AscendWeightQuant", "AscendDequant", "AscendAntiQuant")
 AMCT_OP_TYPES = frozenset(CALIBRATION_OP_TYPES + DEPLOYMENT_OP_TYPES)
 
@@ -39,14 +40,14 @@ FloatArray = npt.NDArray[np.float32]
 
 
 def _pass_gradient_through(op: tf.Operation, *gradients: tf.Tensor) -> list[tf.Tensor | None]:
-    """A calibration op is the identity on its first input; its other inputs only inform it."""
+    """An op that observes is the identity on its first input; its other inputs only inform it."""
     return [gradients[0], *[None] * (len(op.inputs) - 1)]
 
 
 def _register_gradients() -> None:
-    for op_type in CALIBRATION_OP_TYPES:
+    for op_type in OBSERVER_OP_TYPES:
         tf.RegisterGradient(op_type)(_pass_gradient_through)
-    for op_type in DEPLOYMENT_OP_TYPES:
+    for op_type in ("DequantArq", *DEPLOYMENT_OP_TYPES):
         tf.no_gradient(op_type)
 
 
@@ -90,35 +91,17 @@ def arq_scales(weights: FloatArray, channel_axes: Sequence[int], *, layer: str, 
     return scales
 
 
-def fake_quantize_weights(
-    weights: FloatArray, scales: FloatArray, channel_axes: Sequence[int], *, num_bits: int = 8
-) -> FloatArray:
-    """Returns clip(round(w / scale)) * scale, float32 of the shape of `weights`."""
-    return _apply_scales("AmctFakeQuantizeWeights", weights, scales, channel_axes, num_bits, np.float32)
-
-
 def quantize_weights(
     weights: FloatArray, scales: FloatArray, channel_axes: Sequence[int], *, num_bits: int = 8
 ) -> npt.NDArray[np.int8]:
     """Returns clip(round(w / scale)), int8 of the shape of `weights`."""
-    return _apply_scales("AmctQuantizeWeights", weights, scales, channel_axes, num_bits, np.int8)
-
-
-def _apply_scales(
-    function: str,
-    weights: FloatArray,
-    scales: FloatArray,
-    channel_axes: Sequence[int],
-    num_bits: int,
-    dtype: type,
-) -> np.ndarray:
     weights = np.ascontiguousarray(weights, np.float32)
     scales = np.ascontiguousarray(scales, np.float32)
     view = _view_arguments(weights.shape, channel_axes)
     if scales.size != view[1].value:
         raise ValueError(f"{scales.size} scales for {view[1].value} channels")
-    output: np.ndarray = np.empty(weights.shape, dtype)
-    getattr(native(), function)(_pointer(weights), *view, _pointer(scales), num_bits, _pointer(output))
+    output = np.empty(weights.shape, np.int8)
+    native().AmctQuantizeWeights(_pointer(weights), *view, _pointer(scales), num_bits, _pointer(output))
     return output
 
 

@@ -14,7 +14,7 @@ from amct_tensorflow.errors import AmctRuntimeError, AmctTypeError, AmctValueErr
 from amct_tensorflow.graph.ends import find_placeholder, needed_inputs, resolve_outputs
 from amct_tensorflow.graph.sessions import lean_session
 from amct_tensorflow.graph.values import needed_variables
-from amct_tensorflow.ops import CALIBRATION_OP_TYPES, batches_wanted, flush_record
+from amct_tensorflow.ops import OBSERVER_OP_TYPES, batches_wanted, flush_record
 from amct_tensorflow.progress import counted
 
 Batch: TypeAlias = Mapping[Any, Any] | np.ndarray
@@ -67,7 +67,7 @@ def calibrate(graph: tf.Graph, outputs: Sequence[Any], batches: Iterable[Batch])
 def _calibration_of(graph: tf.Graph) -> tuple[str, int]:
     """Returns the record that the ops of the graph fill, and how many batches are wanted for it."""
     newest_first = reversed(graph.get_operations())
-    op = next((op for op in newest_first if op.type in CALIBRATION_OP_TYPES), None)
+    op = next((op for op in newest_first if op.type in OBSERVER_OP_TYPES), None)
     if op is None:
         raise AmctRuntimeError("the graph has no calibration ops: call quantize_model on it first")
     record_file = op.get_attr("record_file").decode()

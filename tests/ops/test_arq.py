@@ -60,8 +60,6 @@ def test_functions(layout, num_bits):
     integers = ops.quantize_weights(weights, scales, channel_axes, num_bits=num_bits)
     assert integers.dtype == np.int8
     np.testing.assert_array_equal(integers, twin.quantize_weights(weights, scales, channel_axes, num_bits))
-    fake = ops.fake_quantize_weights(weights, scales, channel_axes, num_bits=num_bits)
-    np.testing.assert_array_equal(fake, twin.fake_quantize_weights(weights, scales, channel_axes, num_bits))
 
 
 def test_special_channels(open_book, quant_arq):
@@ -91,11 +89,35 @@ def test_quantizing_again_changes_nothing(layout):
     """save_model quantizes the weights that quantize_model has fake-quantized."""
     shape, channel_axes = LAYOUTS[layout]
     scales = ops.arq_scales(draw(shape), channel_axes, layer="conv")
-    fake = ops.fake_quantize_weights(draw(shape), scales, channel_axes)
-    np.testing.assert_array_equal(ops.fake_quantize_weights(fake, scales, channel_axes), fake)
-    np.testing.assert_array_equal(
-        ops.quantize_weights(fake, scales, channel_axes), ops.quantize_weights(draw(shape), scales, channel_axes)
-    )
+    integers = ops.quantize_weights(draw(shape), scales, channel_axes)
+    fake = ops.tensorflow_ops().dequant_arq(integers, scales, channel_axes=list(channel_axes)).numpy()
+    np.testing.assert_array_equal(ops.quantize_weights(fake, scales, channel_axes), integers)
+
+
+@pytest.mark.parametrize("layout", [*LAYOUTS, "large_rows", "large_runs", "large_single"])
+def test_dequant_arq(layout):
+    large = {"large_rows": ((1000, 300), (1,)), "large_runs": ((2, 3, 50000), (1,)), "large_single": ((999, 301), ())}
+    shape, channel_axes = (LAYOUTS | large)[layout]
+    weights = draw(shape)
+    scales = ops.arq_scales(weights, channel_axes, layer="conv")
+    integers = ops.quantize_weights(weights, scales, channel_axes)
+    y = ops.tensorflow_ops().dequant_arq(integers, scales, channel_axes=list(channel_axes))
+    np.testing.assert_array_equal(y, twin.fake_quantize_weights(weights, scales, channel_axes))
+
+
+@pytest.mark.parametrize(
+    ("axes", "scales", "message"),
+    [
+        ([1], 3, "DequantArq: 3 scales for 6 channels"),
+        ([], 6, "DequantArq: 6 scales for 1 channels"),
+        ([2], 1, "DequantArq: channel_axes are beyond the weights"),
+        ([-1], 1, "DequantArq: channel_axes are beyond the weights"),
+        ([1, 0], 24, "DequantArq: channel_axes must be neighbours in rising order"),
+    ],
+)
+def test_dequant_arq_refuses(axes, scales, message):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        ops.tensorflow_ops().dequant_arq(np.ones((4, 6), np.int8), np.ones(scales, np.float32), channel_axes=axes)
 
 
 @pytest.mark.parametrize(

@@ -75,9 +75,11 @@ def test_the_library_has_these_ops_only():
     wrappers = {
         name for name in dir(ops.tensorflow_ops()) if name[0].islower() and not name.endswith("_eager_fallback")
     }
-    expected = {"quant_ifmr", "quant_hfmg", "quant_arq", "search_n", "dmq_balance"}
+    expected = {"quant_ifmr", "quant_hfmg", "quant_arq", "dequant_arq", "search_n", "dmq_balance"}
     expected |= {"ascend_quant", "ascend_weight_quant", "ascend_dequant", "ascend_anti_quant"}
-    assert {name for name in wrappers if name.split("_")[0] in {"quant", "search", "dmq", "ascend"}} == expected
+    assert {
+        name for name in wrappers if name.split("_")[0] in {"quant", "dequant", "search", "dmq", "ascend"}
+    } == expected
 
 
 CALIBRATION = {"record_file": "/record.txt", "generation": 1, "batch_num": 1}
@@ -93,6 +95,7 @@ RUN = {
     "QuantArq": lambda x: (
         ops.tensorflow_ops().quant_arq(x, layers=["layer"], channel_axes=[0], record_file="/record.txt", generation=1).y
     ),
+    "DequantArq": lambda x: ops.tensorflow_ops().dequant_arq(tf.cast(x, tf.int8), [1.0], T=x.dtype, channel_axes=[]),
     "SearchN": lambda x: ops.tensorflow_ops().search_n(x, 1.0, [1.0], layer="layer", **CALIBRATION),
     "DmqBalance": lambda x: ops.tensorflow_ops().dmq_balance(
         x, [1.0], layer="layer", migration_strength=0.5, channel_axis=-1, **CALIBRATION

@@ -79,11 +79,6 @@ int AmctArqScales(const float* weights, int64_t outer, int64_t channels, int64_t
     return static_cast<int>(amct::ArqScales(weights, {outer, channels, inner}, num_bits, scales));
 }
 
-void AmctFakeQuantizeWeights(const float* weights, int64_t outer, int64_t channels, int64_t inner,
-                             const float* scales, int num_bits, float* output) {
-    amct::FakeQuantizeWeights(weights, {outer, channels, inner}, scales, num_bits, output);
-}
-
 void AmctQuantizeWeights(const float* weights, int64_t outer, int64_t channels, int64_t inner,
                          const float* scales, int num_bits, int8_t* output) {
     amct::QuantizeWeightsToInt8(weights, {outer, channels, inner}, scales, num_bits, output);

@@ -9,10 +9,32 @@
 
 namespace amct {
 
+using tensorflow::OpKernel;
 using tensorflow::OpKernelConstruction;
 using tensorflow::OpKernelContext;
 using tensorflow::Tensor;
 using tensorflow::TensorShape;
+
+// Returns an error unless the axes are neighbours, in rising order.
+absl::Status CheckNeighbours(const char* op, const std::vector<int>& axes) {
+    for (size_t i = 1; i < axes.size(); ++i) {
+        if (axes[i] != axes[i - 1] + 1) {
+            return absl::InvalidArgumentError(
+                absl::StrCat(op, ": channel_axes must be neighbours in rising order"));
+        }
+    }
+    return absl::OkStatus();
+}
+
+bool HasAxes(const Tensor& weights, const std::vector<int>& axes) {
+    return axes.empty() || (axes.front() >= 0 && axes.back() < weights.dims());
+}
+
+// The view of weights whose channels are these neighbouring axes; one channel if there are none.
+ChannelView ViewWeights(const Tensor& weights, const std::vector<int>& axes) {
+    return axes.empty() ? ChannelView{1, 1, weights.NumElements()}
+                        : ViewAround(weights.shape(), axes.front(), axes.back());
+}
 
 class QuantArqOp : public CalibrationOp {
  public:
@@ -23,11 +45,7 @@ class QuantArqOp : public CalibrationOp {
         OP_REQUIRES(
             context, num_bits_ >= 2 && num_bits_ <= 16,
             absl::InvalidArgumentError(absl::StrCat("QuantArq: num_bits must be in 2..16, not ", num_bits_)));
-        for (size_t i = 1; i < channel_axes_.size(); ++i) {
-            OP_REQUIRES(context, channel_axes_[i] == channel_axes_[i - 1] + 1,
-                        absl::InvalidArgumentError(
-                            absl::StrCat("QuantArq: channel_axes must be neighbours in rising order")));
-        }
+        OP_REQUIRES_OK(context, CheckNeighbours("QuantArq", channel_axes_));
     }
 
     void Compute(OpKernelContext* context) override {
@@ -35,18 +53,14 @@ class QuantArqOp : public CalibrationOp {
         OP_REQUIRES(
             context, weights.NumElements() > 0,
             absl::InvalidArgumentError(absl::StrCat("the weights of ", Quoted(layers_), " are empty")));
-        OP_REQUIRES(
-            context,
-            channel_axes_.empty() || (channel_axes_.front() >= 0 && channel_axes_.back() < weights.dims()),
-            absl::InvalidArgumentError(
-                absl::StrCat("QuantArq: channel_axes are beyond the weights of ", Quoted(layers_))));
+        OP_REQUIRES(context, HasAxes(weights, channel_axes_),
+                    absl::InvalidArgumentError(
+                        absl::StrCat("QuantArq: channel_axes are beyond the weights of ", Quoted(layers_))));
         const std::shared_ptr<RecordBook> book = Book(context);
         if (!context->status().ok()) {
             return;
         }
-        const ChannelView view =
-            channel_axes_.empty() ? ChannelView{1, 1, weights.NumElements()}
-                                  : ViewAround(weights.shape(), channel_axes_.front(), channel_axes_.back());
+        const ChannelView view = ViewWeights(weights, channel_axes_);
         Tensor* output = nullptr;
         Tensor* scale = nullptr;
         OP_REQUIRES_OK(context, context->allocate_output(0, weights.shape(), &output));
@@ -68,6 +82,34 @@ class QuantArqOp : public CalibrationOp {
     std::vector<std::string> layers_;
     std::vector<int> channel_axes_;
     int num_bits_;
+};
+
+class DequantArqOp : public OpKernel {
+ public:
+    explicit DequantArqOp(OpKernelConstruction* context) : OpKernel(context) {
+        OP_REQUIRES_OK(context, context->GetAttr("channel_axes", &channel_axes_));
+        OP_REQUIRES_OK(context, CheckNeighbours("DequantArq", channel_axes_));
+    }
+
+    void Compute(OpKernelContext* context) override {
+        const Tensor& weights = context->input(0);
+        const Tensor& scale = context->input(1);
+        OP_REQUIRES(context, HasAxes(weights, channel_axes_),
+                    absl::InvalidArgumentError(
+                        absl::StrCat("DequantArq: channel_axes are beyond the weights of ", name())));
+        const ChannelView view = ViewWeights(weights, channel_axes_);
+        OP_REQUIRES(
+            context, scale.NumElements() == view.channels,
+            absl::InvalidArgumentError(absl::StrCat("DequantArq: ", scale.NumElements(), " scales for ",
+                                                    view.channels, " channels of ", name())));
+        Tensor* output = nullptr;
+        OP_REQUIRES_OK(context, context->allocate_output(0, weights.shape(), &output));
+        DequantizeWeights(weights.flat<int8_t>().data(), view, scale.flat<float>().data(),
+                          ThreadPoolOf(context), output->flat<float>().data());
+    }
+
+ private:
+    std::vector<int> channel_axes_;
 };
 
 class SearchNOp : public CalibrationOp {
@@ -208,6 +250,7 @@ class DmqBalanceOp : public CalibrationOp {
 };
 
 AMCT_REGISTER_CPU("QuantArq", QuantArqOp);
+AMCT_REGISTER_CPU("DequantArq", DequantArqOp);
 AMCT_REGISTER_CPU("SearchN", SearchNOp);
 AMCT_REGISTER_CPU("DmqBalance", DmqBalanceOp);
 

@@ -86,6 +86,43 @@ inline void QuantizeWeightsToInt8(const float* weights, const ChannelView& view,
                     [output](int64_t i, float q, float) { output[i] = static_cast<int8_t>(q); });
 }
 
+// Multiplies neighbouring values with one factor.
+AMCT_VECTORIZED inline void ScaleRun(const int8_t* weights, int64_t size, float scale, float* output) {
+    for (int64_t i = 0; i < size; ++i) {
+        output[i] = static_cast<float>(weights[i]) * scale;
+    }
+}
+
+// Multiplies rows of one value a channel with the factors of the channels.
+AMCT_VECTORIZED inline void ScaleRows(const int8_t* weights, int64_t rows, int64_t width, const float* scales,
+                                      float* output) {
+    for (int64_t row = 0; row < rows; ++row) {
+        for (int64_t c = 0; c < width; ++c) {
+            output[row * width + c] = static_cast<float>(weights[row * width + c]) * scales[c];
+        }
+    }
+}
+
+// w = q * scale, the weights that the integers of QuantizeWeightsToInt8 stand for.
+inline void DequantizeWeights(const int8_t* weights, const ChannelView& view, const float* scales,
+                              const ParallelFor& parallel_for, float* output) {
+    if (view.inner == 1) {
+        parallel_for(view.outer, view.channels, [&](int64_t begin, int64_t end) {
+            const int64_t at = begin * view.channels;
+            ScaleRows(weights + at, end - begin, view.channels, scales, output + at);
+        });
+        return;
+    }
+    parallel_for(view.size(), 1, [&](int64_t begin, int64_t end) {
+        while (begin < end) {
+            const int64_t run = begin / view.inner;
+            const int64_t size = std::min(end, (run + 1) * view.inner) - begin;
+            ScaleRun(weights + begin, size, scales[run % view.channels], output + begin);
+            begin += size;
+        }
+    });
+}
+
 }  // namespace amct
 
 #endif  // AMCT_TENSORFLOW_OPS_NUMERICS_ARQ_H_

@@ -91,6 +91,22 @@ Quantizes weights symmetrically and dequantizes them again, and records scale_w.
 channel_axes: the neighbouring axes that make up the output channels; empty for one scale in all.
 )doc");
 
+REGISTER_OP("DequantArq")
+    .Input("weights: int8")
+    .Input("scale: float")
+    .Output("y: T")
+    .Attr("T: {float16, float32, float64} = DT_FLOAT")
+    .Attr("channel_axes: list(int)")
+    .SetIsStateful()
+    .SetShapeFn(tensorflow::shape_inference::UnchangedShape)
+    .Doc(R"doc(
+Returns the weights that int8 values stand for: weights * scale.
+
+It is said to be stateful so that no optimizer computes it beforehand, and keeps the weights as floats, too.
+scale: one a channel, or one in all.
+channel_axes: the neighbouring axes that make up the output channels; empty for one scale in all.
+)doc");
+
 REGISTER_OP("SearchN")
     .Input("x: T")
     .Input("scale_d: float")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import os
 import platform
@@ -53,6 +55,22 @@ def peak_memory() -> float:
         if line.startswith("VmHWM"):
             return int(line.split()[1]) / 1024
     raise RuntimeError("no VmHWM in /proc/self/status")
+
+
+def growth(call: Callable[[], object]) -> float:
+    """Returns the peak resident memory of a call in MB, above the memory right before it."""
+    before = resident_memory()
+    reset_peak_memory()
+    call()
+    return peak_memory() - before
+
+
+def resident_memory() -> float:
+    """Returns the resident memory in MB, without what the allocator keeps for later."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    reset_peak_memory()
+    return peak_memory()
 
 
 def sqnr(reference: np.ndarray, other: np.ndarray) -> float:

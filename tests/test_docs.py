@@ -281,7 +281,7 @@ class Site:
     text: str
 
 
-ERRORS = re.compile(r"Amct\w*Error|UsageError|BuildError|NotImplementedError|push_warning_message|_warn")
+ERRORS = re.compile(r"Amct\w*Error|UsageError|BuildError|NotImplementedError|push_warning_message|_warn|Foreign")
 KERNEL_ERRORS = re.compile(
     r'(?:\w+Error\(|LogLevel::kWarning,|ErrorOrNull\(|return (?="))((?:"(?:[^"\\]|\\.)*"|[^";])*);'
 )

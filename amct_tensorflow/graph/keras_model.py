@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import os
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -12,13 +14,13 @@ import tensorflow as tf
 from tensorflow.python.eager import context
 
 from amct_tensorflow.errors import AmctValueError, reason_of
+from amct_tensorflow.graph.file_forms import Form
 from amct_tensorflow.graph.freeze import freeze
 from amct_tensorflow.graph.model_file import GraphDef
 from amct_tensorflow.graph.tidy import unused_name
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-_HDF5 = b"\x89HDF\r\n\x1a\n"
-_ZIP = b"PK\x03\x04"
+KERAS_SUFFIXES = {Form.HDF5: ".h5", Form.KERAS: ".keras"}
 _NUMBERS = "object_name_uids"  # where Keras 3 counts the layers of each kind
 
 
@@ -38,26 +40,33 @@ class KerasModel(Protocol):
         """Returns what it is made of."""
 
 
-def is_keras_file(path: str) -> bool:
-    """Tells whether a file starts as a .keras or .h5 file does."""
-    with open(path, "rb") as file:
-        return file.read(8).startswith((_HDF5, _ZIP))
-
-
-def load_keras(path: str) -> KerasModel:
-    """Loads a .keras or .h5 file with the Keras that TensorFlow uses.
+def load_keras(path: str, form: Form) -> KerasModel:
+    """Loads a file of one of the `KERAS_SUFFIXES` with the Keras that TensorFlow uses.
 
     Raises:
         AmctValueError: Keras cannot load it.
     """
-    with context.eager_mode(), _names_from_the_start():
+    with context.eager_mode(), _names_from_the_start(), _named(path, KERAS_SUFFIXES[form]) as named:
         try:
-            return tf.keras.models.load_model(path, compile=False)
+            return tf.keras.models.load_model(named, compile=False)
         except Exception as error:  # Keras raises errors of all kinds
+            reason = reason_of(error).replace(named, path)
             raise AmctValueError(
-                f"Keras cannot load {path} ({type(error).__name__}: {reason_of(error)}): if the file is whole, load it "
-                "in Python, with its custom_objects or the Keras it was saved with, and pass the model itself"
+                f"Keras cannot load {path} ({type(error).__name__}: {reason}): if the file is whole, load it in "
+                "Python, with its custom_objects or the Keras it was saved with, and pass the model itself"
             ) from error
+
+
+@contextlib.contextmanager
+def _named(path: str, suffix: str) -> Iterator[str]:
+    """Gives a path of the file that ends in `suffix`: Keras goes by the name."""
+    if path.endswith(suffix):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = os.path.join(folder, f"model{suffix}")
+        os.symlink(os.path.abspath(path), link)
+        yield link
 
 
 def freeze_keras(model: KerasModel, where: str) -> GraphDef:

@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 
 from amct_tensorflow.errors import AmctRuntimeError, AmctValueError
 from amct_tensorflow.graph.control_flow import function_library
+from amct_tensorflow.graph.file_forms import FORMS, Form, form_of
 from amct_tensorflow.graph.large_constants import import_lean
 from amct_tensorflow.graph.waits import waits_that_order
 
@@ -23,28 +24,26 @@ _LARGEST_FILE = 2**31 - 1
 
 
 def read_graph_def(path: str) -> GraphDef:
-    """Parses a frozen .pb, or a .pbtxt.
+    """Parses a frozen GraphDef, binary or text.
 
     Raises:
         AmctValueError: it is not a GraphDef, has no nodes, or exceeds 2 GB.
     """
+    form = form_of(path)
     check_file_size(path)
     graph_def = GraphDef()
     try:
         with open(path, "rb") as file:
-            if path.endswith(".pbtxt"):
+            if form is Form.TEXT_GRAPH:
                 text_format.Parse(file.read(), graph_def)
             else:
                 graph_def.ParseFromString(file.read())
     except (DecodeError, RuntimeError, text_format.ParseError, UnicodeDecodeError) as error:
-        raise AmctValueError(f"{path} is not a frozen GraphDef ({error}): {_FORMS_HINT}") from error
+        raise AmctValueError(f"{path} is not a frozen GraphDef ({error}): pass {FORMS}") from error
     if not graph_def.node:
-        raise AmctValueError(f"{path} has no nodes, so it is not a frozen GraphDef: {_FORMS_HINT}")
+        raise AmctValueError(f"{path} has no nodes, so it is not a frozen GraphDef: pass {FORMS}")
     _repair_reads(graph_def)
     return graph_def
-
-
-_FORMS_HINT = "pass a frozen .pb, the folder of a SavedModel, or a .keras or .h5 file"
 
 
 def check_file_size(path: str) -> None:

@@ -12,13 +12,15 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 from tensorflow.python.saved_model.loader_impl import SavedModelLoader, parse_saved_model
 
 from amct_tensorflow.errors import AmctValueError, did_you_mean, reason_of
+from amct_tensorflow.graph.file_forms import Form
 from amct_tensorflow.graph.freeze import freeze, inline, refuse_state
 from amct_tensorflow.graph.model_file import GraphDef, check_file_size, check_weights, node_of
 from amct_tensorflow.graph.tidy import forget_origin, prune
 
 DEFAULT_SIGNATURE = "serving_default"
 
-_FILES = ("saved_model.pb", "saved_model.pbtxt")
+SAVED_MODEL_NAMES = {Form.SAVED_MODEL: "saved_model.pb", Form.TEXT_SAVED_MODEL: "saved_model.pbtxt"}
+
 _SERVE = "serve"
 _INIT = "__saved_model_init_op"  # stands among the signatures, but is none
 
@@ -26,15 +28,24 @@ MetaGraph: TypeAlias = Any
 Signature: TypeAlias = Any
 
 
-def saved_model_folder(path: str) -> str | None:
-    """Returns the folder of the SavedModel that `path` is, as folder or as its saved_model.pb, or None."""
-    folder = path if os.path.isdir(path) else os.path.dirname(path) or "."
-    if os.path.isdir(path):
-        return folder if any(os.path.isfile(os.path.join(folder, name)) for name in _FILES) else None
-    if os.path.basename(path) != _FILES[0] or not os.path.isfile(path):
-        return None
-    with open(path, "rb") as file:
-        return folder if file.read(1) == b"\x08" else None  # a GraphDef starts with a node, not with a number
+def saved_model_file(folder: str) -> str | None:
+    """Returns the file with the graph of a SavedModel's folder, or None if `folder` is none."""
+    paths = (os.path.join(folder, name) for name in SAVED_MODEL_NAMES.values())
+    return next((path for path in paths if os.path.isfile(path)), None)
+
+
+def saved_model_folder(file: str, form: Form) -> str:
+    """Returns the folder of a SavedModel whose graph is in `file`.
+
+    Raises:
+        AmctValueError: TensorFlow would not find the file, because it has another name.
+    """
+    wanted = SAVED_MODEL_NAMES[form]
+    if os.path.basename(file) != wanted:
+        raise AmctValueError(
+            f"{file} is the graph of a SavedModel under another name: call it {wanted}, beside the folder variables"
+        )
+    return os.path.dirname(file) or "."
 
 
 def read_saved_model(folder: str, signature: str | None) -> GraphDef:
@@ -54,7 +65,7 @@ def read_saved_model(folder: str, signature: str | None) -> GraphDef:
 
 
 def _meta_graph(folder: str) -> MetaGraph:
-    for name in _FILES:
+    for name in SAVED_MODEL_NAMES.values():
         check_file_size(os.path.join(folder, name))
     try:
         found = parse_saved_model(folder).meta_graphs
@@ -82,14 +93,18 @@ def _signature(meta_graph: MetaGraph, wanted: str | None, folder: str) -> tuple[
     return name, known[name]
 
 
+def _unreadable(folder: str, error: Exception) -> AmctValueError:
+    whole = os.path.isdir(os.path.join(folder, "variables"))
+    remedy = "save it again" if whole else "copy its folder variables, too, or save it again"
+    return AmctValueError(f"the SavedModel {folder} cannot be read ({reason_of(error)}): {remedy}")
+
+
 def _freeze_function(folder: str, name: str, signature: Signature) -> GraphDef:
     with context.eager_mode():
         try:
             loaded = tf.saved_model.load(folder, tags=[_SERVE])
         except (OSError, ValueError, LookupError, RuntimeError, tf.errors.OpError) as error:
-            raise AmctValueError(
-                f"the SavedModel {folder} cannot be read ({reason_of(error)}): save it again"
-            ) from error
+            raise _unreadable(folder, error) from error
     function = loaded.signatures[name]
     specs = function.structured_input_signature[1]
     inputs = {key: tf.TensorSpec(specs[key].shape, specs[key].dtype) for key in sorted(specs)}
@@ -111,9 +126,7 @@ def _freeze_session(folder: str, signature: Signature) -> GraphDef:
         except AmctValueError:
             raise
         except (OSError, ValueError, LookupError, RuntimeError, tf.errors.OpError) as error:
-            raise AmctValueError(
-                f"the SavedModel {folder} cannot be read ({reason_of(error)}): save it again"
-            ) from error
+            raise _unreadable(folder, error) from error
     prune(graph_def, ends)
     forget_origin(graph_def)
     refuse_state(graph_def, folder)

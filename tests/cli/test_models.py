@@ -69,7 +69,8 @@ def test_variables(cli, failing, loose, samples, tmp_path):
     [
         ("m.h5", b"\x89HDF\r\n\x1a\n", "Keras cannot load"),
         ("m.keras", b"PK\x03\x04", "Keras cannot load"),
-        ("saved_model.pb", b"\x08x", "the SavedModel"),
+        ("saved_model.pb", b"\x08\x01\x12\x05\n", "the SavedModel"),
+        ("m.pb", b"<!DOCTYPE html>", "is HTML or XML, not a model"),
         ("m.pb", b"x", "is not a frozen GraphDef"),
     ],
 )

@@ -353,7 +353,7 @@ def test_errors_of_signatures(module, tmp_path):
         amct.load_graph(freeze(conv_net(), tmp_path / "model.pb"), "serving_default")
 
 
-@pytest.mark.parametrize("content", [b"\x08x", b"\x08\x01"], ids=["damaged", "without a graph"])
+@pytest.mark.parametrize("content", [b"\x08\x01\x12\x05\n", b"\x08\x01"], ids=["damaged", "without a graph"])
 def test_saved_models_that_cannot_be_read(tmp_path, content):
     (tmp_path / "saved_model.pb").write_bytes(content)
     with pytest.raises(AmctValueError, match=r"the SavedModel .* (cannot be read|has no graph with the tag 'serve')"):
@@ -363,8 +363,11 @@ def test_saved_models_that_cannot_be_read(tmp_path, content):
 def test_a_saved_model_without_its_variables(tmp_path, module):
     folder, _ = module
     (tmp_path / "saved_model.pb").write_bytes((Path(folder) / "saved_model.pb").read_bytes())
-    with pytest.raises(AmctValueError, match=r"the SavedModel .* cannot be read .*: save it again"):
-        amct.load_graph(str(tmp_path))
+    for path in (tmp_path, tmp_path / "saved_model.pb"):
+        with pytest.raises(
+            AmctValueError, match=r"the SavedModel .* cannot be read .*: copy its folder variables, too"
+        ):
+            amct.load_graph(path)
 
 
 def _tensorflow_1(folder: str, *, resources: bool, tag: str = "serve") -> np.ndarray:

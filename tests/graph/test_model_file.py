@@ -52,12 +52,11 @@ def _saved_model_pb():
 
 
 UNREADABLE = {
-    "empty": (b"", "has no nodes, so it is not a frozen GraphDef: pass a frozen .pb"),
     "no nodes": (
         v1.GraphDef(versions=tf.Graph().as_graph_def().versions).SerializeToString(),
         "has no nodes, so it is not a frozen GraphDef: pass a frozen .pb",
     ),
-    "text": (b'node {\n  name: "x"\n  op: "Placeholder"\n}\n', "is not a frozen GraphDef"),
+    "text of something else": (b'{"nodes": []}', "is not a frozen GraphDef"),
     "Keras": (b"\x89HDF\r\n\x1a\n" + bytes(range(200)), "is not a frozen GraphDef"),
     "random": (np.random.default_rng(0).bytes(500), "is not a frozen GraphDef"),
     "cut off": (tf.Graph().as_graph_def().SerializeToString() + b"\x0a\x7fx", "is not a frozen GraphDef"),
@@ -76,9 +75,11 @@ def test_what_is_not_a_model(tmp_path, case):
     assert "pass a frozen .pb" in str(raised.value)
 
 
-def test_text(model, tmp_path):
-    path = tmp_path / "model.pbtxt"
-    path.write_text(str(model.as_graph_def()))
+@pytest.mark.parametrize("start", ["", "\n\n\n", "# a comment: \u00e4\n"], ids=["", "lines", "comment"])
+@pytest.mark.parametrize("name", ["model.pbtxt", "model.pb", "model"])
+def test_text(model, tmp_path, name, start):
+    path = tmp_path / name
+    path.write_text(start + str(model.as_graph_def()))
     assert read_graph_def(str(path)) == model.as_graph_def()
 
 

@@ -476,7 +476,7 @@ def test_model_that_is_quantized_already(tmp_path, model, record):
     )
 
 
-@pytest.mark.parametrize("content", [b"", b"hello world, this is no model", b"\x00\xff" * 100])
+@pytest.mark.parametrize("content", [b"hello world, this is no model", b"\x00\xff" * 100])
 def test_pb_that_is_no_graph_def(tmp_path, record, content):
     path = tmp_path / "bad.pb"
     path.write_bytes(content)

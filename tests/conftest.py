@@ -7,6 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# No test may depend on the machine being idle.
+settings.register_profile("amct", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("amct")
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).parent))  # for the helpers beside the tests

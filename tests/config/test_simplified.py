@@ -325,7 +325,7 @@ FILES = st.tuples(
 ).map("\n".join)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(text=FILES)
 def test_config_json_says_the_same(simplified, read, tmp_path, text):
     config = simplified(text)
@@ -333,7 +333,7 @@ def test_config_json_says_the_same(simplified, read, tmp_path, text):
     assert read((tmp_path / "written.json").read_bytes()) == config
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(step=st.decimals("0.0001", "0.6", places=6))
 def test_numbers_are_those_that_were_written(simplified, step):
     config = simplified(common(f"ifmr_quantize {{ search_step: {step} }}"))

@@ -95,7 +95,7 @@ def test_fake_quant_per_channel(narrow):
     check(usable, x, expected, one_step_below=narrow)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.floats(-100, 100, width=32), st.floats(2**-9, 100, width=32), st.booleans())
 def test_any_range(low, width, narrow):
     high = float(np.float32(low + width))
@@ -192,7 +192,7 @@ def test_the_range_of_constant_data(op_type, axis, signed, narrow):
 # -- Factors of weights, without a zero point -------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.floats(-100, 0, width=32), st.floats(2**-9, 100, width=32), st.booleans())
 def test_symmetric_scales_reach_as_far_and_no_farther(low, high, narrow):
     quant, ends = read_and_run(

@@ -116,7 +116,7 @@ class Checked:
 
 @pytest.mark.parametrize("config", [{}, {"shift_n": False, "joint_quant": True}], ids=["", "no shift, joint_quant"])
 def test_any_graph(tmp_path_factory, config):
-    @settings(max_examples=20, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=20, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     @given(random_nets())
     def check(net):
         folder = tmp_path_factory.mktemp("graph")

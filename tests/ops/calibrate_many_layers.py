@@ -1,7 +1,8 @@
 """Runs QuantIfmr for many layers, batch by batch: usage "calibrate_many_layers.py RECORD LAYERS BATCHES".
 
 Started by test_record_survives_kill.py, which kills it. Layer i always sees the constants 0..i + 1, so that its
-scale_d is (i + 1) / 255 and nothing else, once its last batch is there.
+scale_d is (i + 1) / 255 and nothing else, once its last batch is there. Before the last layer it waits until its stdin
+is closed, so that it is never done before it is killed.
 """
 
 import sys
@@ -19,6 +20,9 @@ def main(record_file: str, layers: int, batches: int) -> None:
         book.add_layer(name, scale_w=np.ones(1), wants_weights=True, wants_shift=False, skip_fusion=False)
     book.write()
     for i, name in enumerate(names):
+        if i == layers - 1:
+            ops.flush_record(book.path)
+            sys.stdin.read()
         for _ in range(batches):
             ops.tensorflow_ops().quant_ifmr(
                 np.float32([0, i + 1]),

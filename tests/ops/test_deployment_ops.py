@@ -84,7 +84,7 @@ def test_quant_of_nan_is_no_integer_out_of_range(position):
     assert np.all(np.delete(y, position) == 1)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**32 - 1),
     size=st.integers(1, 5000),
@@ -259,7 +259,7 @@ def test_dequant_is_the_same_in_both_layouts(shift):
     np.testing.assert_array_equal(np.moveaxis(second, 1, -1), last)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(
     seed=st.integers(0, 2**32 - 1),
     shape=st.lists(st.integers(1, 9), min_size=1, max_size=5).map(tuple),

@@ -84,7 +84,7 @@ def test_zeros_shift_by_one(find_shifts):
     assert find_shifts([np.zeros((2, 3), np.float32)], np.ones(3, np.float32)) == [1, 1, 1]
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32 - 1), channels=st.integers(1, 9), rows=st.integers(1, 70), batches=st.integers(1, 3))
 def test_random_tensors(find_shifts, seed, channels, rows, batches):
     outputs = [draw((rows, channels), seed + i) for i in range(batches)]

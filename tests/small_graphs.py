@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,44 @@ def write_record(path: Path | str, records: dict[str, LayerRecord]) -> str:
     """Writes a record file and returns the path."""
     Path(path).write_bytes(record_text(records))
     return str(path)
+
+
+def configure(graph: tf.Graph, folder: Path, text: str = "") -> str:
+    """create_quant_config with a simplified configuration; returns the config's path."""
+    (folder / "a.cfg").write_text(text)
+    amct.create_quant_config(str(folder / "config.json"), graph, config_defination=str(folder / "a.cfg"))
+    return str(folder / "config.json")
+
+
+def int8_model(
+    make: Callable[[], tf.Graph], feed: Callable[[int], np.ndarray], folder: Path, text: str, batches: int = 2
+) -> Path:
+    """All jobs with a simplified configuration, quantize_preprocess too if it has a dmq_balancer.
+
+    Args:
+        make: makes the float graph, x -> out.
+        feed: makes the batch of a number.
+        folder: where all files are written.
+        text: the simplified configuration, with a batch_num of `batches`.
+        batches: how many batches the graph sees.
+
+    Returns:
+        The path of the int8 model.
+    """
+    config, record = configure(make(), folder, text), str(folder / "record.txt")
+    for job in (amct.quantize_preprocess, amct.quantize_model) if "dmq" in text else (amct.quantize_model,):
+        graph = make()
+        job(graph, config, record)
+        for seed in range(batches):
+            run(graph, feed(seed))
+    amct.save_model(freeze(make(), folder / "model.pb"), ["out"], record, str(folder / "int8"))
+    return folder / "int8_quantized.pb"
+
+
+def sqnr(reference: np.ndarray, other: np.ndarray) -> float:
+    """Signal to quantization noise, in dB."""
+    reference = np.asarray(reference, np.float64)
+    return float(10 * np.log10(np.sum(reference**2) / np.sum((reference - other) ** 2)))
 
 
 def prepare(graph: tf.Graph, folder: Path, **options: object) -> str:

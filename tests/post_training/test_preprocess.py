@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_graphs import batch, conv_net, freeze, load, run, write_record
+from small_graphs import batch, configure, conv_net, freeze, int8_model, load, run, sqnr, write_record
 
 import amct_tensorflow as amct
 from amct_tensorflow.errors import AmctRuntimeError, AmctTypeError, AmctValueError
@@ -29,16 +28,6 @@ def uneven_net() -> tf.Graph:
     return conv_net(weights=weights)
 
 
-def configure(graph: tf.Graph, folder: Path, text: str = "") -> str:
-    (folder / "a.cfg").write_text(text)
-    amct.create_quant_config(str(folder / "config.json"), graph, config_defination=str(folder / "a.cfg"))
-    return str(folder / "config.json")
-
-
-def sqnr(reference: np.ndarray, other: np.ndarray) -> float:
-    return float(10 * np.log10(np.sum(reference**2.0) / np.sum((reference - other) ** 2.0)))
-
-
 BALANCED_CONV = """
 batch_num: 2
 override_layer_configs {
@@ -48,35 +37,20 @@ override_layer_configs {
 """
 
 
-def quantize(folder: Path, text: str, make=uneven_net, feed=uneven_batch, batches: int = 2) -> Path:
-    """All steps; returns the int8 model."""
-    model = freeze(make(), folder / "model.pb")
-    config, record = configure(make(), folder, text), str(folder / "record.txt")
-    if "dmq" in text:
-        graph = make()
-        amct.quantize_preprocess(graph, config, record)
-        for seed in range(batches):
-            run(graph, feed(seed))
-    graph = make()
-    amct.quantize_model(graph, config, record)
-    for seed in range(batches):
-        run(graph, feed(seed))
-    amct.save_model(model, ["out"], record, str(folder / "int8"))
-    return folder / "int8_quantized.pb"
-
-
 def test_balancing_helps_where_channels_differ(tmp_path):
     relu = "block/relu:0"
     reference = run(uneven_net(), uneven_batch(9), relu)
     found = {}
     for name, text in {"plain": "batch_num: 2", "balanced": BALANCED_CONV}.items():
         (tmp_path / name).mkdir()
-        found[name] = sqnr(reference, run(load(quantize(tmp_path / name, text)), uneven_batch(9), relu))
+        found[name] = sqnr(
+            reference, run(load(int8_model(uneven_net, uneven_batch, tmp_path / name, text)), uneven_batch(9), relu)
+        )
     assert found["balanced"] > found["plain"] + 10
 
 
 def test_the_record_keeps_the_factors(tmp_path):
-    quantize(tmp_path, BALANCED_CONV)
+    int8_model(uneven_net, uneven_batch, tmp_path, BALANCED_CONV)
     data = np.stack([uneven_batch(0), uneven_batch(1)])
     weights = np.random.default_rng(0).standard_normal((3, 3, 3, 4)).astype(np.float32) / RANGES[:, None]
     expected = np.sqrt(np.abs(data).max(axis=(0, 1, 2, 3)) / np.abs(weights).max(axis=(0, 1, 3)))
@@ -92,7 +66,7 @@ def test_the_record_keeps_the_factors(tmp_path):
 
 
 def test_the_deployed_graph(tmp_path):
-    graph = load(quantize(tmp_path, BALANCED_CONV))
+    graph = load(int8_model(uneven_net, uneven_batch, tmp_path, BALANCED_CONV))
     quants = {op.name: op for op in graph.get_operations() if op.type == "AscendQuant"}
     assert quants["block/act_quant/AscendQuant"].inputs[0].op.name == "block/dmq_balance/Mul"
     assert len([op for op in graph.get_operations() if op.type == "Mul"]) == 1
@@ -111,7 +85,7 @@ def test_preprocessing_changes_no_result(tmp_path, capsys):
 @pytest.mark.parametrize("bins", [1024, 8192])
 def test_hfmg(tmp_path, bins):
     text = f"batch_num: 2 common_config {{ hfmg_quantize {{ num_of_bins: {bins} }} }}"
-    path = quantize(tmp_path, text, make=conv_net, feed=batch)
+    path = int8_model(conv_net, batch, tmp_path, text)
     assert json.loads((tmp_path / "config.json").read_text())["block/conv"]["activation_quant_params"] == {
         "num_bits": 8,
         "act_algo": "hfmg",

@@ -6,11 +6,13 @@ Each is a function of nothing but its arguments: parameters and data come from s
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+
+from amct_tensorflow.graph.sessions import lean_session
 
 v1 = tf.compat.v1
 
@@ -46,57 +48,82 @@ def normal_batch(seed: int) -> np.ndarray:
 
 
 class Maker:
-    """Makes ops with random parameters, which are constants behind an Identity, as TensorFlow 1 freezes variables."""
+    """Makes ops with random parameters, which are constants behind an Identity, as TensorFlow 1 freezes variables.
 
-    def __init__(self, seed: int = 0) -> None:
+    Args:
+        seed: of the parameters.
+        data: the inputs, by name, of which batch norms have the statistics.
+    """
+
+    def __init__(self, seed: int = 0, data: Mapping[str, np.ndarray] | None = None) -> None:
         self._random = np.random.default_rng(seed)
+        self._data = {f"{name}:0": value for name, value in (data or {}).items()}
 
     def constant(self, value: Any, name: str) -> tf.Tensor:
         return tf.identity(tf.constant(np.asarray(value, np.float32), name=name), name=f"{name}/read")
 
-    def normal(self, shape: Sequence[int], inputs: int = 1) -> np.ndarray:
-        """Weights that keep the size of what `inputs` values of size 1 are summed up to."""
-        return (self._random.standard_normal(shape) / np.sqrt(inputs)).astype(np.float32)
+    def normal(self, *shape: int) -> np.ndarray:
+        return self._random.standard_normal(shape).astype(np.float32)
+
+    def weights(self, *shape: int) -> np.ndarray:
+        """Weights of a layer, outputs last, that keep the size of what varies behind a ReLU, and drop the mean.
+
+        With the mean, a deep network would compute nearly the same of all its inputs.
+        """
+        weights = self.normal(*shape)
+        weights -= weights.mean(axis=tuple(range(len(shape) - 1)), keepdims=True)
+        return weights / np.float32(np.sqrt(np.prod(shape[:-1]) / 3))
 
     def powers_of_2(self, most: float, count: int) -> np.ndarray:
         """Factors of 2^-most to 2^most."""
         return np.exp2(self._random.uniform(-most, most, count)).astype(np.float32)
 
     def conv(
-        self, x: tf.Tensor, name: str, channels: int, size: int = 3, stride: int = 1, gains: Any = 1.0
+        self,
+        x: tf.Tensor,
+        name: str,
+        channels: int,
+        size: int = 3,
+        inputs: int | None = None,
+        gains: Any = 1.0,
     ) -> tf.Tensor:
-        """`gains` are of the input channels."""
-        inputs = x.shape[-1]
-        weights = self.normal((size, size, inputs, channels), size * size * inputs) * np.reshape(gains, [-1, 1])
-        return tf.nn.conv2d(x, self.constant(weights, f"{name}/weights"), stride, "SAME", name=name)
+        """`inputs` is the number of input channels where x does not tell, and `gains` are theirs."""
+        inputs = inputs or x.shape[-1]
+        weights = self.weights(size, size, inputs, channels) * np.reshape(gains, [-1, 1])
+        return tf.nn.conv2d(x, self.constant(weights, f"{name}/weights"), 1, "SAME", name=name)
 
     def depthwise(self, x: tf.Tensor, name: str, gains: Any = 1.0) -> tf.Tensor:
-        weights = self.normal((3, 3, x.shape[-1], 1), 9) * np.reshape(gains, [-1, 1])
+        weights = self.normal(3, 3, x.shape[-1], 1) / 3 * np.reshape(gains, [-1, 1])
         weights = self.constant(weights, f"{name}/depthwise_weights")
         return v1.nn.depthwise_conv2d_native(x, weights, [1, 1, 1, 1], "SAME", name=name)
 
-    def matmul(self, x: tf.Tensor, name: str, channels: int) -> tf.Tensor:
-        weights = self.normal((x.shape[-1], channels), x.shape[-1])
-        return tf.matmul(x, self.constant(weights, f"{name}/weights"), name=name)
+    def matmul(self, x: tf.Tensor, name: str, channels: int, inputs: int | None = None) -> tf.Tensor:
+        inputs = inputs or x.shape[-1]
+        return tf.matmul(x, self.constant(self.weights(inputs, channels), f"{name}/weights"), name=name)
 
-    def bias(self, x: tf.Tensor, name: str, scale: float = 0.1) -> tf.Tensor:
-        return tf.nn.bias_add(x, self.constant(scale * self.normal((x.shape[-1],)), f"{name}/biases"), name=name)
+    def bias(self, x: tf.Tensor, name: str) -> tf.Tensor:
+        return tf.nn.bias_add(x, self.constant(0.1 * self.normal(x.shape[-1]), f"{name}/biases"), name=name)
 
     def batch_norm(self, x: tf.Tensor, name: str, *, training: bool = False) -> tf.Tensor:
-        """Of gains within a factor of 16; in training mode, it takes the statistics of the batch."""
+        """Lets most of what it gets through a ReLU; in training mode, it has the statistics of its batch."""
         channels = x.shape[-1]
-        mean, variance = 0.1 * self.normal((channels,)), self._random.uniform(0.5, 2, channels)
+        mean, variance = ([], []) if training else self._statistics(x)
         y, *_ = tf.raw_ops.FusedBatchNormV3(
             x=x,
-            scale=self.constant(self.powers_of_2(2, channels), f"{name}/gamma"),
-            offset=self.constant(self.normal((channels,)), f"{name}/beta"),
-            mean=self.constant([] if training else mean, f"{name}/moving_mean"),
-            variance=self.constant([] if training else variance, f"{name}/moving_variance"),
+            scale=self.constant(self.powers_of_2(0.3, channels), f"{name}/gamma"),
+            offset=self.constant(1.5 + 0.3 * self.normal(channels), f"{name}/beta"),
+            mean=self.constant(mean, f"{name}/moving_mean"),
+            variance=self.constant(variance, f"{name}/moving_variance"),
             is_training=training,
             epsilon=1e-3,
             name=name,
         )
         return y
+
+    def _statistics(self, x: tf.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        with lean_session(x.graph) as session:
+            values = session.run(x, self._data).reshape(-1, x.shape[-1])
+        return values.mean(axis=0), values.var(axis=0)
 
 
 # -- Ranges that differ ----------------------------------------------------------------------------------------
@@ -109,10 +136,10 @@ def _concat_of_ranges(make: Maker) -> None:
     x = v1.placeholder(tf.float32, [None, *IMAGE], name="x")
     branches = []
     for number, width in enumerate(_RANGES):
-        weights = make.constant(width * make.normal((3, 3, 3, 8), 27), f"branch_{number}/weights")
+        weights = make.constant(width * make.weights(3, 3, 3, 8), f"branch_{number}/weights")
         branches.append(tf.nn.relu(tf.nn.conv2d(x, weights, 1, "SAME", name=f"branch_{number}/conv")))
     y = tf.concat(branches, 3, name="concat")
-    weights = make.normal((3, 3, 24, 8), 9 * 24) / np.repeat(np.float32(_RANGES), 8)[:, None]
+    weights = make.normal(3, 3, 24, 8) / 15 / np.repeat(np.float32(_RANGES), 8)[:, None]
     tf.nn.conv2d(y, make.constant(weights, "undo/weights"), 1, "SAME", name="out")
 
 
@@ -168,11 +195,11 @@ def pose_network(make: Maker, *, backbone: int, stages: int, training: bool, spr
 
 
 def _pose_in_training_mode(make: Maker) -> None:
-    pose_network(make, backbone=4, stages=2, training=True, spread=1.5)
+    pose_network(make, backbone=4, stages=2, training=True, spread=2.5)
 
 
 HARD_GRAPHS = {
     "ranges": HardGraph(lambda: _graph_of(_concat_of_ranges, Maker()), normal_batch, layers=4),
     "heavy tail": HardGraph(lambda: _graph_of(_logarithm_of_a_tail, Maker()), log_normal_batch, layers=2),
-    "training mode": HardGraph(lambda: _graph_of(_pose_in_training_mode, Maker(2)), normal_batch, layers=44),
+    "training mode": HardGraph(lambda: _graph_of(_pose_in_training_mode, Maker()), normal_batch, layers=44),
 }

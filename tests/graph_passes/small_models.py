@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,18 @@ def graph_of(build: Callable[[Net], Any], parameter: Callable[[Any, str], tf.Ten
 
 def batch(index: int = 0, shape: Sequence[int] = (4, 8, 8, 4)) -> np.ndarray:
     return np.random.default_rng(1000 + index).normal(size=shape).astype(np.float32)
+
+
+@contextlib.contextmanager
+def control_flow_of_tensorflow_1() -> Iterator[None]:
+    """As in graphs that were frozen, or made by TensorFlow 1: Switch, Merge, Enter, Exit."""
+    was_on = v1.control_flow_v2_enabled()
+    v1.disable_control_flow_v2()
+    try:
+        yield
+    finally:
+        if was_on:
+            v1.enable_control_flow_v2()
 
 
 # -- Running -------------------------------------------------------------------------------------------------

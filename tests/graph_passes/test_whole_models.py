@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -12,6 +10,7 @@ from small_models import (
     avg_pool,
     batch,
     constant,
+    control_flow_of_tensorflow_1,
     flat,
     graph_of,
     image,
@@ -244,18 +243,6 @@ def _shared_weights_two_batch_norms(net):
     tf.identity(y, name="out")
 
 
-@contextlib.contextmanager
-def _control_flow_of_tensorflow_1():
-    """As in graphs that were frozen, or made by TensorFlow 1: Switch, Merge, Enter, Exit."""
-    was_on = v1.control_flow_v2_enabled()
-    v1.disable_control_flow_v2()
-    try:
-        yield
-    finally:
-        if was_on:
-            v1.enable_control_flow_v2()
-
-
 def _loop(net, body):
     y = tf.nn.relu(net.conv(image(), "conv", channels=4))
     _, y = v1.while_loop(lambda i, y: i < 3, lambda i, y: (i + 1, body(net, y)), [tf.constant(0), y])
@@ -276,7 +263,7 @@ def _pool_in_loop(net, y):
 
 def _in_loop(body):
     def build(net):
-        with _control_flow_of_tensorflow_1():
+        with control_flow_of_tensorflow_1():
             _loop(net, body)
 
     return build
@@ -287,7 +274,7 @@ def _in_functional_loop(net):
 
 
 def _conv_with_outer_weights_in_loop(net):
-    with _control_flow_of_tensorflow_1():
+    with control_flow_of_tensorflow_1():
         weights = constant(net.random("outer", (3, 3, 4, 4)) / 6, "outer")
 
         def body(net, y):
@@ -297,7 +284,7 @@ def _conv_with_outer_weights_in_loop(net):
 
 
 def _in_condition(net):
-    with _control_flow_of_tensorflow_1():
+    with control_flow_of_tensorflow_1():
         x = image()
         y = tf.nn.relu(net.conv(x, "conv", channels=4))
         y = v1.cond(

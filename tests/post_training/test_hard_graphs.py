@@ -17,8 +17,8 @@ TODAY = {
     ("ranges", "plain"): (-1, 3),
     ("ranges", "balanced"): (30, 45),
     ("heavy tail", "plain"): (6, 14),
-    ("training mode", "plain"): (8, 15),
-    ("training mode", "balanced"): (15, 22),
+    ("training mode", "plain"): (8, 16),
+    ("training mode", "balanced"): (18, 30),
 }
 
 

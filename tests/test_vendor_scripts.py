@@ -38,11 +38,15 @@ def folder(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+def start(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
+
+
+def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    done = start(folder, *command)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -98,25 +102,40 @@ def test_command_line(folder):
     assert {"output_quantized.pb", "output_quant.json"} <= set(files(folder))
 
 
-def test_command_line_with_an_evaluator_of_tensorflow_1(folder):
-    (folder / "evaluator.py").write_text(
-        "import amct_tensorflow.common.cmd_line_utils.data_handler as data_handler\n"
-        "import tensorflow as tf\n"
-        "class Evaluator():\n"
-        "    def calibration(self, graph, infer_output):\n"
-        "        with tf.Session(config=tf.ConfigProto(allow_soft_placement=True)) as sess:\n"
-        "            sess.run(tf.global_variables_initializer())\n"
-        "            for feed in data_handler.load_data(\n"
-        "                    {'input:0': [32, 32, 32, 3]}, ['./data/calibration'], ['float32'], 1):\n"
-        "                sess.run(infer_output, feed_dict=feed)\n"
-        "customize_evaluator = Evaluator()\n"
-    )
-    command = [
-        *("-m", "amct_tensorflow", "calibration", "--model", "model/model.pb", "--outputs", f"{OUTPUT}:0"),
-        *("--evaluator", "evaluator.py", "--save_path", "output"),
-    ]
-    run(folder, *command)
+EVALUATOR = """
+import numpy as np
+import amct_tensorflow.common.cmd_line_utils.data_handler as data_handler
+import tensorflow as tf
+class Evaluator():
+    def calibration(self, graph, infer_output):
+        with tf.Session(config=tf.ConfigProto(allow_soft_placement=True)) as sess:
+            sess.run(tf.global_variables_initializer())
+            for feed in data_handler.load_data(
+                    {'input:0': [32, 32, 32, 3]}, ['./data/calibration'], ['float32'], 1):
+                sess.run(infer_output, feed_dict={name: data.astype(TYPE) for name, data in feed.items()})
+customize_evaluator = Evaluator()
+"""
+WITH_EVALUATOR = (
+    *("-m", "amct_tensorflow", "calibration", "--model", "model/model.pb", "--outputs", f"{OUTPUT}:0"),
+    *("--evaluator", "evaluator.py", "--save_path", "output"),
+)
+
+
+@pytest.mark.parametrize("of_numpy", ["np.float32", "float"])
+def test_command_line_with_an_evaluator_of_tensorflow_1(folder, of_numpy):
+    (folder / "evaluator.py").write_text(EVALUATOR.replace("TYPE", of_numpy))
+    run(folder, *WITH_EVALUATOR)
     assert {"output_quantized.pb", "output_quant.json"} <= set(files(folder))
+
+
+def test_what_numpy_has_removed_is_said_with_its_line(folder):
+    (folder / "evaluator.py").write_text(EVALUATOR.replace("TYPE", "np.float"))
+    done = start(folder, *WITH_EVALUATOR)
+    assert done.returncode == 1
+    assert (
+        "evaluator evaluator.py failed in line 11: AttributeError: module 'numpy' has no attribute 'float'"
+        in done.stderr
+    )
 
 
 def test_both_names_of_the_preprocessing():

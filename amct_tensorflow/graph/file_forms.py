@@ -46,6 +46,8 @@ _OTHER_ZIP = Foreign("is a zip archive, but not a .keras file: unpack it, or sav
 _PAGE = Foreign("is HTML or XML, not a model, as after a failed download: download the file again")
 _EMPTY = Foreign("is empty, as after a failed download or copy: get the file again")
 
+_STAND_INS = (_LFS, _PAGE, _EMPTY)  # are in the place of any file
+
 _LENGTH = rb"[\x80-\xff]{0,4}[\x00-\x7f]"  # of a field of protobuf
 
 # What the files start with; the first that matches counts.
@@ -96,6 +98,14 @@ def refuse_checkpoint(prefix: str) -> None:
     """Raises `AmctValueError` if `prefix` is what a checkpoint's files start with, or the folder of one."""
     if os.path.isfile(f"{prefix}.index") or os.path.isfile(os.path.join(prefix, "checkpoint")):
         raise AmctValueError(f"{prefix} {_CHECKPOINT.message}")
+
+
+def refuse_stand_ins(folder: str) -> None:
+    """Raises `AmctValueError` if a file in the folder is a Git LFS pointer or the like instead of itself."""
+    for path in sorted(os.path.join(folder, name) for name in os.listdir(folder)):
+        found = _form_of(path) if os.path.isfile(path) else None
+        if found in _STAND_INS:
+            raise AmctValueError(f"{path} {found.message}")
 
 
 def _form_of(path: str) -> Form | Foreign:

@@ -12,7 +12,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 from tensorflow.python.saved_model.loader_impl import SavedModelLoader, parse_saved_model
 
 from amct_tensorflow.errors import AmctValueError, did_you_mean, reason_of
-from amct_tensorflow.graph.file_forms import Form
+from amct_tensorflow.graph.file_forms import Form, refuse_stand_ins
 from amct_tensorflow.graph.freeze import freeze, inline, refuse_state
 from amct_tensorflow.graph.model_file import GraphDef, check_file_size, check_weights, node_of
 from amct_tensorflow.graph.tidy import forget_origin, prune
@@ -94,8 +94,11 @@ def _signature(meta_graph: MetaGraph, wanted: str | None, folder: str) -> tuple[
 
 
 def _unreadable(folder: str, error: Exception) -> AmctValueError:
-    whole = os.path.isdir(os.path.join(folder, "variables"))
-    remedy = "save it again" if whole else "copy its folder variables, too, or save it again"
+    remedy, variables = "save it again", os.path.join(folder, "variables")
+    if os.path.isdir(variables):
+        refuse_stand_ins(variables)
+    else:
+        remedy = "copy its folder variables, too, or save it again"
     return AmctValueError(f"the SavedModel {folder} cannot be read ({reason_of(error)}): {remedy}")
 
 

@@ -145,6 +145,16 @@ def test_files_of_others(tmp_path, case, name):
             amct.load_graph(str(tmp_path))
 
 
+def test_a_saved_model_whose_weights_are_a_pointer(folder, tmp_path):
+    shutil.copytree(folder / "saved", tmp_path / "saved")
+    [weights] = (tmp_path / "saved" / "variables").glob("*.data-*")
+    weights.write_bytes(WRITTEN["Git LFS"][0])
+    with pytest.raises(
+        AmctValueError, match=rf"{weights.name} is a Git LFS pointer instead of the file itself: run git"
+    ):
+        amct.load_graph(tmp_path / "saved")
+
+
 def test_a_zip_archive_of_something_else(tmp_path):
     with zipfile.ZipFile(tmp_path / "model.keras", "w") as archive:
         archive.writestr("archive/data.pkl", b"x")

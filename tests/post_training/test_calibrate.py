@@ -170,7 +170,19 @@ def test_variables(tmp_path):
         ([[[1, 2], [3]]] * 2, AmctValueError, "the data for the input 'x' cannot become an array of float32"),
         ([np.ones((2, 3))] * 2, AmctValueError, r"the data for the input 'x' has the shape \[2, 3\], but it takes"),
     ],
-    ids=str,
+    ids=[
+        *(
+            "dictionary",
+            "array",
+            "number",
+            "short list",
+            "short iterator",
+            "no input",
+            "no such input",
+            "number as key",
+        ),
+        *("text", "ragged", "other shape"),
+    ],
 )
 def test_batches_that_cannot_be_used(tmp_path, batches, error, message):
     with pytest.raises(error, match=message):

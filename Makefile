@@ -14,7 +14,7 @@ demo: $(VENV)/ready
 	$(BIN)/python samples/mobilenetv2/main.py
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check $(PYTHON_CODE)

@@ -165,13 +165,14 @@ def hfmg_candidates(counts: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
     """Returns the first and the last bin of the clip ranges that HFMG compares, in order."""
     step = max(-(-int(counts.sum()) // 100000), 1)
     left, right, candidates = 0, counts.size - 1, []
+    counted = counts.tolist()  # Python's own integers are much quicker one by one
     while right - left > counts.size // 4:
         new_left, new_right, lost_left, lost_right = left, right, 0, 0
         while new_left < new_right and lost_left < step:
-            lost_left += counts[new_left]
+            lost_left += counted[new_left]
             new_left += 1
         while new_left < new_right and lost_right < step:
-            lost_right += counts[new_right]
+            lost_right += counted[new_right]
             new_right -= 1
         if right - new_right >= new_left - left:
             right = new_right
@@ -188,9 +189,13 @@ def hfmg_loss(counts: npt.NDArray[np.int64], left: int, right: int, levels: int)
     end = begin + 1
     first, last = (np.clip(np.floor(x / width), 0, levels - 1) for x in (begin, end))
     from_first, from_last = begin - (first + 0.5) * width, end - (last + 0.5) * width
-    inside = (from_last**3 - from_first**3) / 3
+    before, behind = (
+        from_first * from_first * from_first,
+        from_last * from_last * from_last,
+    )  # ** 3 takes ten times as long
+    inside = (behind - before) / 3
     half = width / 2
-    across = (half**3 - from_first**3) / 3 + (last - first - 1) * 2 * half**3 / 3 + (from_last**3 + half**3) / 3
+    across = (half**3 - before) / 3 + (last - first - 1) * 2 * half**3 / 3 + (behind + half**3) / 3
     return float(np.sum(counts * np.where(first == last, inside, across)))
 
 

@@ -108,8 +108,8 @@ def test_dequant_arq(layout):
 @pytest.mark.parametrize(
     ("axes", "scales", "message"),
     [
-        ([1], 3, "DequantArq: 3 scales for 6 channels"),
-        ([], 6, "DequantArq: 6 scales for 1 channels"),
+        ([1], 3, "DequantArq: 3 weight scales for 6 channels"),
+        ([], 6, "DequantArq: 6 weight scales for 1 channels"),
         ([2], 1, "DequantArq: channel_axes are beyond the weights"),
         ([-1], 1, "DequantArq: channel_axes are beyond the weights"),
         ([1, 0], 24, "DequantArq: channel_axes must be neighbours in rising order"),

@@ -98,10 +98,10 @@ class DequantArqOp : public OpKernel {
                     absl::InvalidArgumentError(
                         absl::StrCat("DequantArq: channel_axes are beyond the weights of ", name())));
         const ChannelView view = ViewWeights(weights, channel_axes_);
-        OP_REQUIRES(
-            context, scale.NumElements() == view.channels,
-            absl::InvalidArgumentError(absl::StrCat("DequantArq: ", scale.NumElements(), " scales for ",
-                                                    view.channels, " channels of ", name())));
+        OP_REQUIRES(context, scale.NumElements() == view.channels,
+                    absl::InvalidArgumentError(absl::StrCat("DequantArq: ", scale.NumElements(),
+                                                            " weight scales for ", view.channels,
+                                                            " channels of ", name())));
         Tensor* output = nullptr;
         OP_REQUIRES_OK(context, context->allocate_output(0, weights.shape(), &output));
         DequantizeWeights(weights.flat<int8_t>().data(), view, scale.flat<float>().data(),

@@ -19,10 +19,10 @@ _REASON_OF_KERAS = re.compile(
     r".*Exception encountered when calling [^\n]*\n\s*\n\s*(.*?)\s*\n\s*\n\s*Arguments received", re.DOTALL
 )
 
-# TensorFlow puts where the nodes were created and, for several errors, a header before the sentence of an op; nodes
-# behind it.
-_CREATED_AT = re.compile(r".*\nNode: '[^\n]*'\n", re.DOTALL)
-_NODES = re.compile(r"\s*\[\[|\n\s*\n|\n?Original stack trace")
+# TensorFlow puts where the nodes were created and, for several errors, a header before the sentence of an op, or the
+# function that it makes of an op outside of a session; nodes behind it.
+_CREATED_AT = re.compile(r".*\nNode: '[^\n]*'\n|\{\{function_node [^}]*\}\}\s*", re.DOTALL)
+_NODES = re.compile(r"\s*\[\[|\n\s*\n|\n?Original stack trace|\s*\[Op:")
 _FIRST_OF_SEVERAL = re.compile(r"root error\(s\) found\.\s*\(0\)\s*[A-Z_ ]+:\s*(.*)", re.DOTALL)
 
 

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
+from amct_tensorflow.graph.constants import forget, is_constant, is_parameter, reason_against_value
 from amct_tensorflow.graph.control_flow import ops_in_control_flow
 from amct_tensorflow.graph.edit import consumers
-from amct_tensorflow.graph.values import is_constant, is_parameter
 
 Constraint = Callable[[tf.Operation], str | None]
 
@@ -275,9 +275,11 @@ class Surroundings:
 
     @classmethod
     def of(cls, graph: tf.Graph) -> Surroundings:
-        """Looks at a graph."""
+        """Looks at a graph, as it is now."""
+        forget(graph)
         halves = (output for op in graph.get_operations() for output in op.outputs if output.dtype == tf.float16)
-        return cls(ops_in_control_flow(graph), any(not is_parameter(output) for output in halves))
+        computed = (output for output in halves if not (is_constant(output) or is_parameter(output)))
+        return cls(ops_in_control_flow(graph), next(computed, None) is not None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -360,6 +362,9 @@ def reason_against_tensor(op: tf.Operation, index: int, around: Surroundings) ->
 
 def _reason_against_weights(op: tf.Operation, row: OpType) -> str | None:
     weights = row.weights(op)
+    reason = reason_against_value(weights) if is_constant(weights) else None
+    if reason is not None:
+        return f"its weights '{weights.name}' cannot be computed from their constants: {reason}"
     if not is_parameter(weights):
         return f"its weights '{weights.name}' are computed, not a constant or a variable"
     if not weights.shape.is_fully_defined() or weights.shape.num_elements() == 0:

@@ -188,6 +188,8 @@ PARAMETERS = {
     "Reshape of a constant": lambda: tf.reshape(tf.constant(_values((36, 5))), [3, 3, 4, 5]),
     "Reshape of an Identity": lambda: tf.reshape(tf.identity(_values((36, 5))), [3, 3, 4, 5]),
     "Identity of a Reshape": lambda: tf.identity(tf.reshape(tf.constant(_values((36, 5))), [3, 3, 4, 5])),
+    "computed from a constant": lambda: tf.exp(tf.constant(_values((3, 3, 4, 5)))),
+    "computed from a variable": lambda: tf.exp(_resource_variable()),
     "resource variable": lambda: tf.convert_to_tensor(_resource_variable()),
     "Identity of a resource variable": lambda: tf.identity(_resource_variable()),
     "Reshape of a resource variable": lambda: tf.reshape(_resource_variable((36, 5)), [3, 3, 4, 5]),
@@ -234,12 +236,13 @@ REFUSED = {
     ),
     "transpose_a": (lambda: _matmul(transpose_a=True), "transpose_a is True"),
     "transpose_b": (lambda: _matmul(transpose_b=True), "transpose_b is True"),
-    "computed weights": (
-        lambda: _conv(_image(), tf.exp(tf.constant(_values((3, 3, 4, 5))), name="computed")),
-        "its weights 'computed:0' are computed, not a constant or a variable",
+    "weights that are too large": (
+        lambda: _conv(_image(), tf.fill([3, 3, 4, 10**7], 1.0, name="computed")),
+        "its weights 'computed:0' cannot be computed from their constants: Fill computed makes 1.3 GB of them, the "
+        "limit is 1 GB",
     ),
-    "weights computed from a variable": (
-        lambda: _conv(_image(), tf.exp(_resource_variable(), name="computed")),
+    "random weights": (
+        lambda: _conv(_image(), tf.raw_ops.RandomUniform(shape=[3, 3, 4, 5], dtype=tf.float32, name="computed")),
         "its weights 'computed:0' are computed, not a constant or a variable",
     ),
     "placeholder weights": (

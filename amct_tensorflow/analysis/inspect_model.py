@@ -139,7 +139,7 @@ def _layers(graph: tf.Graph, outputs: Sequence[tf.Tensor]) -> list[LayerReport]:
         [
             Layer.of(layer, fuse=True, channel_wise=layer.channel_wise)
             for layer in found
-            if layer.reason is None and not _is_quantized(layer)
+            if layer.reason is None and not _is_quantized(layer) and not _is_fake_quantized(layer)
         ],
         frozenset(tensor.op.name for tensor in outputs),
     )
@@ -174,10 +174,12 @@ def _is_quantized(found: FoundLayer) -> bool:
     return any(tensor.op.type in AMCT_OP_TYPES for tensor in found.op.inputs)
 
 
+def _is_fake_quantized(found: FoundLayer) -> bool:
+    return any(tensor.op.type in FAKE_QUANT_TYPES for tensor in found.op.inputs)
+
+
 def _reason(found: FoundLayer) -> str | None:
-    if any(tensor.op.type in FAKE_QUANT_TYPES for tensor in found.op.inputs):
-        return FAKE_QUANTIZED
-    return found.reason
+    return FAKE_QUANTIZED if _is_fake_quantized(found) else found.reason
 
 
 def _layers_in_functions(graph: tf.Graph) -> list[LayerReport]:

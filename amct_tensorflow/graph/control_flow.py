@@ -12,7 +12,7 @@ _REGIONS = (
     (("Enter", "RefEnter"), ("Exit", "RefExit")),
     (("Switch", "RefSwitch"), ("Merge", "RefMerge", "Exit", "RefExit")),
 )
-ENTRIES = frozenset(entry for entries, _ in _REGIONS for entry in entries)
+CONTROL_FLOW = frozenset(op_type for region in _REGIONS for border in region for op_type in border)
 
 _STATELESS_CALLS = ("PartitionedCall", "StatelessIf", "StatelessWhile", "StatelessCase")
 _CALLS = frozenset((*_STATELESS_CALLS, "StatefulPartitionedCall", "If", "While", "Case"))

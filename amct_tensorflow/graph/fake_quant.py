@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from amct_tensorflow.graph.constants import constant_value
 from amct_tensorflow.graph.edit import at_root, replace_uses
-from amct_tensorflow.graph.values import constant_value
 
 _MIN_MAX = ("FakeQuantWithMinMaxVars", "FakeQuantWithMinMaxVarsPerChannel", "FakeQuantWithMinMaxArgs")
 _QUANTIZE_AND_DEQUANTIZE = ("QuantizeAndDequantizeV2", "QuantizeAndDequantizeV3", "QuantizeAndDequantizeV4")

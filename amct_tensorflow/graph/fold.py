@@ -4,30 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-import numpy as np
 import tensorflow as tf
 
-from amct_tensorflow.errors import AmctValueError, sentence_of
-from amct_tensorflow.graph.control_flow import ENTRIES, ops_in_control_flow
+from amct_tensorflow.graph.constants import constant_value, is_pure, is_stored
+from amct_tensorflow.graph.control_flow import ops_in_control_flow
 from amct_tensorflow.graph.edit import at_root, consumers, replace_uses
-from amct_tensorflow.graph.sessions import lean_session
-from amct_tensorflow.graph.values import is_stored
 
 
 def fold_constants(graph: tf.Graph, needed: Collection[str], *, up_to: Collection[str] = ()) -> None:
     """Puts constants in the place of what is computed from constants alone, in place.
 
-    A result larger than every constant behind it stays computed: a file of it would be larger than its recipe.
     Frozen models of quantization-aware training have such results: fake-quantized weights, and the arithmetic of
     batch norms that were folded while training.
+
+    A result larger than every constant behind it stays computed: a file of it would be larger than its recipe. So does
+    what TensorFlow cannot compute.
 
     Args:
         graph: the graph.
         needed: names of the ops to look at.
         up_to: op types that are not computed, nor what comes behind them.
-
-    Raises:
-        AmctValueError: TensorFlow cannot compute one of them.
     """
     sizes = _largest_sources(graph, up_to)
     results = [
@@ -37,22 +33,12 @@ def fold_constants(graph: tf.Graph, needed: Collection[str], *, up_to: Collectio
         for output in op.outputs
         if not is_stored(output) and _is_worth_it(output, sizes)
     ]
-    if not results:
-        return
-    for output, value in zip(results, _compute(graph, results), strict=True):
-        with at_root(graph):
-            folded = tf.constant(value, output.dtype, name=f"{output.op.name}/folded")
-        replace_uses(output, folded)
-
-
-def _compute(graph: tf.Graph, results: list[tf.Tensor]) -> list[np.ndarray]:
-    try:
-        with lean_session(graph) as session:
-            return session.run(results)
-    except tf.errors.OpError as error:
-        raise AmctValueError(
-            f"TensorFlow cannot compute what the model makes of its constants: {sentence_of(error)}"
-        ) from error
+    for output in results:
+        value = constant_value(output)
+        if value is not None:
+            with at_root(graph):
+                folded = tf.constant(value, output.dtype, name=f"{output.op.name}/folded")
+            replace_uses(output, folded)
 
 
 def _largest_sources(graph: tf.Graph, up_to: Collection[str]) -> dict[str, int]:
@@ -68,13 +54,9 @@ def _largest_sources(graph: tf.Graph, up_to: Collection[str]) -> dict[str, int]:
             continue
         if op.type == "Const":
             sizes[op.name] = op.outputs[0].shape.num_elements()
-        elif before and _is_pure(op) and op.type not in up_to:
+        elif is_pure(op) and op.type not in up_to:
             sizes[op.name] = max(sizes[source.name] for source in before)
     return sizes
-
-
-def _is_pure(op: tf.Operation) -> bool:
-    return bool(op.outputs) and op.type not in ENTRIES and not op.op_def.is_stateful
 
 
 def _is_worth_it(output: tf.Tensor, sizes: dict[str, int]) -> bool:

@@ -13,10 +13,10 @@ from tensorflow.python.framework.convert_to_constants import (
 )
 
 from amct_tensorflow.errors import AmctValueError, reason_of
+from amct_tensorflow.graph.constants import VARIABLE_TYPES
 from amct_tensorflow.graph.ends import INPUT_TYPES, natural_outputs
 from amct_tensorflow.graph.model_file import GraphDef, check_weights
 from amct_tensorflow.graph.tidy import forget_origin, join_functions, move_to_end, prune, rename
-from amct_tensorflow.graph.values import VARIABLE_TYPES
 
 _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 

@@ -7,14 +7,15 @@ ops only when it is materialized.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 
+from amct_tensorflow.graph.constants import VARIABLE_TYPES, constant_value
 from amct_tensorflow.graph.edit import at_root, upstream
-from amct_tensorflow.graph.large_constants import add_constant, read_constant
+from amct_tensorflow.graph.large_constants import add_constant
 
 
 class Deferred:
@@ -65,113 +66,6 @@ def _combine(operation: Callable[[Any, Any], Any], left: Value | float, right: V
     return Deferred(
         lambda: operation(*(side.build() if isinstance(side, Deferred) else side for side in (left, right)))
     )
-
-
-_PASS_THROUGH = ("Identity", "StopGradient", "Snapshot", "PreventGradient")
-VARIABLE_TYPES = ("VarHandleOp", "VariableV2", "Variable")
-
-Compute: TypeAlias = Callable[[tf.Operation, list[np.ndarray]], np.ndarray]
-
-# The arithmetic that exporters leave between parameters, of small batch norms for example: op type -> NumPy.
-_ARITHMETIC: dict[str, Callable[..., np.ndarray]] = {
-    "Mul": np.multiply,
-    "Add": np.add,
-    "AddV2": np.add,
-    "Sub": np.subtract,
-    "RealDiv": np.divide,
-    "Neg": np.negative,
-    "Square": np.square,
-    "Sqrt": np.sqrt,
-    "Rsqrt": lambda value: np.reciprocal(np.sqrt(value)),
-}
-
-
-def _arithmetic(function: Callable[..., np.ndarray]) -> Compute:
-    def compute(op: tf.Operation, inputs: list[np.ndarray]) -> np.ndarray:
-        with np.errstate(all="ignore"):  # what is not finite is refused where it is used
-            return function(*inputs)
-
-    return compute
-
-
-# How to compute an op of constants: op type -> function of the op and its input values.
-_FOLDABLE: dict[str, Compute] = {
-    **{op_type: lambda op, inputs: inputs[0] for op_type in _PASS_THROUGH},
-    **{op_type: _arithmetic(function) for op_type, function in _ARITHMETIC.items()},
-    **dict.fromkeys(
-        ("Reshape", "Squeeze", "ExpandDims"), lambda op, inputs: np.reshape(inputs[0], op.outputs[0].shape.as_list())
-    ),
-    "Transpose": lambda op, inputs: np.transpose(inputs[0], inputs[1]),
-    "Cast": lambda op, inputs: inputs[0].astype(op.outputs[0].dtype.as_numpy_dtype),
-}
-_STORED = (*_PASS_THROUGH, "Reshape")  # no arithmetic: the constant is in the file as it is
-
-
-def constant_value(tensor: tf.Tensor) -> np.ndarray | None:
-    """Returns the value of a tensor that only constants lead to through known ops, or None."""
-    if not is_constant(tensor):
-        return None
-    ops = _inputs_first(tensor.op)
-    last_users = {used.op.name: op for op in ops for used in op.inputs}
-    values: dict[str, np.ndarray] = {}
-    for op in ops:
-        inputs = [values[used.op.name] for used in op.inputs]
-        values[op.name] = read_constant(op) if op.type == "Const" else _FOLDABLE[op.type](op, inputs)
-        for used in op.inputs:
-            if last_users[used.op.name] is op:
-                values.pop(used.op.name, None)
-    return values[tensor.op.name]
-
-
-def is_constant(tensor: tf.Tensor) -> bool:
-    """Tells whether `constant_value` would return one, without copying it."""
-    return _is_made_of(tensor, ("Const",), lambda used: used.op.type in _FOLDABLE and _is_known(used))
-
-
-def is_stored(tensor: tf.Tensor) -> bool:
-    """Tells whether a constant is behind the tensor without arithmetic between."""
-    return _is_made_of(tensor, ("Const",), lambda used: used.op.type in _STORED)
-
-
-def _is_known(tensor: tf.Tensor) -> bool:
-    return bool(tensor.shape.is_fully_defined())
-
-
-def is_parameter(tensor: tf.Tensor) -> bool:
-    """Tells whether a constant or a variable, and nothing else, is behind the tensor."""
-    return _is_made_of(tensor, (*VARIABLE_TYPES, "Const"), _passes_parameters_on)
-
-
-def _passes_parameters_on(tensor: tf.Tensor) -> bool:
-    return tensor.op.type == "ReadVariableOp" or (tensor.op.type in _FOLDABLE and _is_known(tensor))
-
-
-def _is_made_of(tensor: tf.Tensor, sources: Collection[str], passes_on: Callable[[tf.Tensor], bool]) -> bool:
-    """Tells whether nothing but ops of the types of `sources` is behind the tensor, through those that pass them on."""
-    seen: set[str] = set()
-    stack = [tensor]
-    while stack:
-        used = stack.pop()
-        if used.op.type in sources or used.op.name in seen:
-            continue
-        if not passes_on(used):
-            return False
-        seen.add(used.op.name)
-        stack.extend(used.op.inputs)
-    return True
-
-
-def _inputs_first(end: tf.Operation) -> list[tf.Operation]:
-    """Returns the ops that lead to `end`, and itself, each once and after its inputs. There must be no loop."""
-    order: dict[str, tf.Operation] = {}
-    stack = [end]
-    while stack:
-        op = stack[-1]
-        missing = [used.op for used in op.inputs if used.op.name not in order]
-        stack.extend(missing)
-        if not missing:
-            order.setdefault(stack.pop().name, op)
-    return list(order.values())
 
 
 def needed_variables(graph: tf.Graph, outputs: Iterable[tf.Tensor]) -> list[str]:

@@ -321,7 +321,7 @@ AWKWARD = {
     "Identity of weights": (_identity_weights, {"conv"}),
     "leaky ReLU and hard swish": (_leaky_and_hard_swish, {"a/conv", "b/conv"}),
     "transposed matmul": (_transposed_matmul, {"a/matmul"}),
-    "computed weights": (_computed_weights, {"conv"}),
+    "computed weights": (_computed_weights, {"conv", "computed/conv"}),
     "BatchMatMul": (_constant_batch_matmul, {"conv"}),
     "conv3d": (_conv3d, {"conv", "Conv3D"}),
     "shared weights, two batch norms": (_shared_weights_two_batch_norms, {"a/conv", "b/conv"}),

@@ -214,7 +214,7 @@ def test_with_variables_it_is_refused(tmp_path):
         y = tf.nn.conv2d(x, fake_quant(kernel, "wfq", -3.0, 3.0), 1, "SAME", name="conv")
         tf.nn.relu(y, name="out")
 
-    with pytest.raises(AmctRuntimeError, match=r"no layer .*conv: its weights 'wfq:0' are computed"):
+    with pytest.raises(AmctValueError, match=r"layer conv gets its parameters from variables: freeze the model"):
         Converted(build, tmp_path)
 
 

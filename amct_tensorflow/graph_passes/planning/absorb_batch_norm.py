@@ -22,8 +22,9 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
+from amct_tensorflow.graph.constants import is_parameter
 from amct_tensorflow.graph.edit import consumers
-from amct_tensorflow.graph.values import Value, is_parameter, sqrt, value_of
+from amct_tensorflow.graph.values import Value, sqrt, value_of
 from amct_tensorflow.graph_passes.planning.absorb_multiply import reason_against_layers, reason_against_use
 from amct_tensorflow.graph_passes.planning.along_channels import scale_outputs
 from amct_tensorflow.graph_passes.planning.front import Front

@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from amct_tensorflow.graph.constants import is_parameter
 from amct_tensorflow.graph.edit import consumers, sole_consumer
-from amct_tensorflow.graph.values import Value, is_parameter, value_of
+from amct_tensorflow.graph.values import Value, value_of
 from amct_tensorflow.graph_passes.planning.absorb_multiply import MULTIPLICATIONS
 from amct_tensorflow.graph_passes.planning.along_channels import along_channels
 from amct_tensorflow.graph_passes.planning.front import Front

@@ -16,8 +16,9 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
+from amct_tensorflow.graph.constants import is_parameter
 from amct_tensorflow.graph.edit import consumers, sole_consumer
-from amct_tensorflow.graph.values import Value, is_parameter
+from amct_tensorflow.graph.values import Value
 from amct_tensorflow.graph_passes.planning.along_channels import along_channels, scale_outputs
 from amct_tensorflow.graph_passes.planning.front import Front
 from amct_tensorflow.graph_passes.workspace import Workspace

@@ -16,8 +16,8 @@ from collections.abc import Iterable
 
 import tensorflow as tf
 
+from amct_tensorflow.graph.constants import constant_value
 from amct_tensorflow.graph.edit import sole_consumer
-from amct_tensorflow.graph.values import constant_value
 from amct_tensorflow.graph_passes.planning.front import Front
 from amct_tensorflow.graph_passes.workspace import Workspace
 

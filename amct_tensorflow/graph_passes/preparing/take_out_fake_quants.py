@@ -25,10 +25,10 @@ from collections.abc import Callable, Container
 import numpy as np
 import tensorflow as tf
 
+from amct_tensorflow.graph.constants import constant_value
 from amct_tensorflow.graph.edit import consumers, set_input, upstream
 from amct_tensorflow.graph.fake_quant import FAKE_QUANT_TYPES, FakeQuant, FloatArray, make_computable, read_fake_quant
 from amct_tensorflow.graph.fold import fold_constants
-from amct_tensorflow.graph.values import constant_value
 from amct_tensorflow.layers import TABLE, OpType, find_layers
 from amct_tensorflow.record import LayerRecord
 

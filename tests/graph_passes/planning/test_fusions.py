@@ -342,7 +342,7 @@ def _statistics_used(net):
 def _computed(which):
     def build(net):
         y = net.conv(image(), "conv")
-        value = tf.exp(tf.constant(np.float32([1, 2, 3, 4, 5, 6])))
+        value = tf.exp(v1.placeholder_with_default(np.float32([1, 2, 3, 4, 5, 6]), [6]))
         tf.negative(net.batch_norm(y, "bn", **{which: value}), name="out")
 
     return build
@@ -637,7 +637,8 @@ def _fed_bias(net):
 
 def _computed_addend(net):
     y = net.conv(image(), "conv")
-    tf.negative(tf.raw_ops.AddV2(x=y, y=tf.exp(tf.constant(np.ones(6, np.float32))), name="add"), name="out")
+    addend = tf.exp(v1.placeholder_with_default(np.ones(6, np.float32), [6]))
+    tf.negative(tf.raw_ops.AddV2(x=y, y=addend, name="add"), name="out")
 
 
 def _used_before_the_bias(net):

@@ -15,6 +15,7 @@ import tensorflow as tf
 from amct_tensorflow.graph.constants import forget, is_constant, is_parameter, reason_against_value
 from amct_tensorflow.graph.control_flow import ops_in_control_flow
 from amct_tensorflow.graph.edit import consumers
+from amct_tensorflow.products import Multiplication, Product
 
 Constraint = Callable[[tf.Operation], str | None]
 
@@ -36,6 +37,8 @@ class OpType:
         window: the pooling window [height, width] of an op; convolutions count as 1 x 1.
         second_input: index of a second input that carries activations, in the place of weights; None without.
         symmetric: whether its activations are quantized without offset.
+        product: how its operands become matrices, of a MatMul or BatchMatMulV2 that computes the quantized layer in its
+            place; None if the op does so itself.
         with_halves: whether it is quantized in a model that computes partly in float16, and then may itself.
         adapt: what `of` does.
         constraint: returns why an op of the type is not quantizable, in words, or None.
@@ -53,6 +56,7 @@ class OpType:
     window: Callable[[tf.Operation], list[int]] = lambda op: [1, 1]
     second_input: int | None = None
     symmetric: bool = False
+    product: Product | None = None
     with_halves: bool = True
     adapt: Callable[[OpType, tf.Operation], OpType] = lambda row, op: row
     constraint: Constraint = lambda op: None
@@ -60,6 +64,10 @@ class OpType:
     def of(self, op: tf.Operation) -> OpType:
         """Returns the row as it is for one op."""
         return self.adapt(self, op)
+
+    def of_matrices(self) -> OpType:
+        """Returns the row of the product of matrices that stands in the place of an op with a `product`."""
+        return dataclasses.replace(self, data_input=0, weight_input=1 if self.has_weights else None, product=None)
 
     @property
     def has_weights(self) -> bool:
@@ -77,6 +85,11 @@ class OpType:
         """Returns the weights of an op whose type has some."""
         assert self.weight_input is not None
         return op.inputs[self.weight_input]
+
+    def weight_shape(self, op: tf.Operation) -> list[int]:
+        """Returns the shape of the weights as the layer has them, which `channel_axes` and `input_axis` are about."""
+        shape: list[int] = self.weights(op).shape.as_list()
+        return shape if self.product is None else self.product.other_matrix(shape)
 
     def channels(self, op: tf.Operation) -> int:
         """Returns the number of output channels of an op with weights."""
@@ -100,46 +113,12 @@ class OpType:
         return None if shape.rank is None else shape.as_list()[channel_axis(op)]
 
     def _weight_size(self, op: tf.Operation, axis: int) -> int:
-        return int(self.weights(op).shape.as_list()[axis])
+        return int(self.weight_shape(op)[axis])
 
 
 def _pool_window(op: tf.Operation) -> list[int]:
     ksize = list(op.get_attr("ksize"))
     return ksize[2:4] if data_format(op) == "NCHW" else ksize[1:3]
-
-
-def _no_transpose(op: tf.Operation) -> str | None:
-    for attribute in ("transpose_a", "transpose_b"):
-        if op.get_attr(attribute):
-            return f"{attribute} is True"
-    return None
-
-
-def _batch_matmul(row: OpType, op: tf.Operation) -> OpType:
-    if not is_parameter(op.inputs[1]):  # two tensors of activations
-        return dataclasses.replace(
-            row,
-            weight_input=None,
-            channel_axes=(),
-            takes_batch_norm=False,
-            second_input=1,
-            symmetric=True,
-            with_halves=False,
-        )
-    if op.get_attr("adj_y"):  # the weights have their input channels behind the output channels
-        return dataclasses.replace(row, channel_axes=(row.input_axis,), input_axis=row.channel_axes[0])
-    return row
-
-
-def _multiplies_by_a_matrix(op: tf.Operation) -> str | None:
-    if op.get_attr("adj_x"):
-        return "adj_x is True"
-    if is_parameter(op.inputs[0]):
-        return "its first input is a constant or variable, only its second may be"
-    rank = op.inputs[1].shape.rank
-    if is_parameter(op.inputs[1]) and rank != 2:
-        return f"its constant second input has {rank} axes, only 2 are supported"
-    return None
 
 
 def _not_dilated_in_depth(op: tf.Operation) -> str | None:
@@ -173,6 +152,16 @@ def channel_axis(op: tf.Operation) -> int:
     """Returns the axis of the channels in an op's data: 1 or the last."""
     return 1 if data_format(op) == "NCHW" else -1
 
+
+_MULTIPLICATIONS = {
+    "MatMul": Multiplication(("transpose_a", "transpose_b"), rank=2, goes_on=((False, False),)),
+    "SparseMatMul": Multiplication(("transpose_a", "transpose_b"), rank=2),
+    **dict.fromkeys(
+        ("BatchMatMul", "BatchMatMulV2", "BatchMatMulV3"),
+        Multiplication(("adj_x", "adj_y"), goes_on=((False, False), (False, True)), of_two_tensors=True),
+    ),
+    "Einsum": Multiplication(of_two_tensors=True),
+}
 
 TABLE: dict[str, OpType] = {
     row.name: row
@@ -217,25 +206,9 @@ TABLE: dict[str, OpType] = {
             shifts=True,
             constraint=_not_dilated,
         ),
-        OpType(
-            "MatMul",
-            weight_input=1,
-            channel_axes=(1,),
-            takes_batch_norm=True,
-            shifts=True,
-            constraint=_no_transpose,
-        ),
         *(
-            OpType(
-                name,
-                weight_input=1,
-                channel_axes=(1,),
-                takes_batch_norm=True,
-                shifts=True,
-                adapt=_batch_matmul,
-                constraint=_multiplies_by_a_matrix,
-            )
-            for name in ("BatchMatMul", "BatchMatMulV2", "BatchMatMulV3")
+            OpType(name, weight_input=1, channel_axes=(1,), takes_batch_norm=True, shifts=True, adapt=multiplication)
+            for name, multiplication in _MULTIPLICATIONS.items()
         ),
         OpType("AvgPool", window=_pool_window, with_halves=False, constraint=_pools_space_only),
     )
@@ -326,10 +299,9 @@ def _reason_against(op: tf.Operation, row: OpType, around: Surroundings) -> str 
         return f"its type is {dtype.name}, only float32{others} supported"
     if around.has_halves and not row.with_halves:
         return _HALVES
-    reason = row.constraint(op)
-    if reason is None and is_constant(op.inputs[row.data_input]):
+    if is_constant(op.inputs[row.data_input]):
         return "its input is constant"
-    return reason or (_reason_against_weights(op, row) if row.has_weights else None)
+    return row.constraint(op) or (_reason_against_weights(op, row) if row.has_weights else None)
 
 
 def tensor_key(name: str, index: int) -> str:

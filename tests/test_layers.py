@@ -32,13 +32,6 @@ ROWS = {
         "takes_batch_norm": True,
         "shifts": True,
     },
-    "MatMul": {
-        "weight_input": 1,
-        "channel_axes": (1,),
-        "channel_wise": False,
-        "takes_batch_norm": True,
-        "shifts": True,
-    },
     **{
         name: {
             "weight_input": 1,
@@ -47,7 +40,7 @@ ROWS = {
             "takes_batch_norm": True,
             "shifts": True,
         }
-        for name in ("BatchMatMul", "BatchMatMulV2", "BatchMatMulV3")
+        for name in ("MatMul", "SparseMatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3", "Einsum")
     },
     "AvgPool": {
         "weight_input": None,
@@ -206,9 +199,8 @@ def test_weights_may_come_through(parameter):
     assert found.row.channels(found.op) == 5
 
 
-def _matmul(**attributes):
-    x = v1.placeholder(tf.float32, [5, 5], name="x")
-    return tf.raw_ops.MatMul(a=x, b=_values((5, 5)), name="matmul", **attributes)
+def _matrix(name):
+    return v1.placeholder(tf.float32, [5, 5], name=name)
 
 
 def _conv_of_type(dtype):
@@ -234,8 +226,10 @@ REFUSED = {
         lambda: _conv_transpose(dilations=[1, 2, 2, 1]),
         "its dilations are [1, 2, 2, 1], only 1 is supported",
     ),
-    "transpose_a": (lambda: _matmul(transpose_a=True), "transpose_a is True"),
-    "transpose_b": (lambda: _matmul(transpose_b=True), "transpose_b is True"),
+    "product of two placeholders": (
+        lambda: tf.matmul(_matrix("x"), _matrix("y"), transpose_a=True),
+        "its weights 'y:0' are computed, not a constant or a variable",
+    ),
     "weights that are too large": (
         lambda: _conv(_image(), tf.fill([3, 3, 4, 10**7], 1.0, name="computed")),
         "its weights 'computed:0' cannot be computed from their constants: Fill computed makes 1.3 GB of them, the "
@@ -281,10 +275,7 @@ REFUSED = {
         lambda: _avg_pool(tf.identity(_values((1, 6, 6, 4))), [1, 2, 2, 1]),
         "its input is constant",
     ),
-    "constant in the first place": (
-        lambda: tf.raw_ops.MatMul(a=_values((5, 5)), b=v1.placeholder(tf.float32, [5, 5])),
-        "its input is constant",
-    ),
+    "two constants": (lambda: tf.matmul(_values((5, 5)), _values((5, 5))), "its input is constant"),
     "AvgPool over channels": (
         lambda: _avg_pool(_image(), [1, 1, 1, 2]),
         "its window [1, 1, 1, 2] also spans the batch or the channels",

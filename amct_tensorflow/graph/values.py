@@ -97,6 +97,13 @@ def reshape(value: Value, shape: Sequence[int]) -> Value:
     return np.reshape(value, shape)
 
 
+def transpose(value: Value, axes: Sequence[int]) -> Value:
+    """np.transpose or tf.transpose."""
+    if isinstance(value, Deferred):
+        return value.apply(lambda tensor: tf.transpose(tensor, axes))
+    return np.ascontiguousarray(np.transpose(value, axes))  # once, not again in each step that follows
+
+
 def part(value: Value, start: int, size: int) -> Value:
     """Returns value[start : start + size]."""
     if isinstance(value, Deferred):

@@ -17,6 +17,7 @@ import tensorflow as tf
 from amct_tensorflow.errors import AmctValueError
 from amct_tensorflow.graph.edit import at_root, set_input
 from amct_tensorflow.graph.values import Deferred, Value
+from amct_tensorflow.graph_passes.matrices import data_matrix
 from amct_tensorflow.graph_passes.workspace import FloatArray, Layer, Workspace
 from amct_tensorflow.ops import RecordBook, tensorflow_ops
 
@@ -57,9 +58,11 @@ def observe_balance(workspace: Workspace, book: RecordBook, batch_num: int, stre
     """Performs: a DmqBalance in front of every layer finds its factors; `strengths` are by layer name."""
     for layer in workspace.layers:
         scope = workspace.scope_for(layer, "dmq_balance")
+        product = layer.row.product
+        data = layer.data if product is None else data_matrix(product, layer.data, f"{layer.name}/data_matrix")
         with at_root(workspace.graph):
             observed = tensorflow_ops().dmq_balance(
-                tf.cast(layer.data, tf.float32),
+                tf.cast(data, tf.float32),
                 _largest_weights(layer),
                 record_file=book.path,
                 generation=book.generation,
@@ -70,12 +73,15 @@ def observe_balance(workspace: Workspace, book: RecordBook, batch_num: int, stre
                 name=scope + "DmqBalance",
             )
             observed = tf.cast(observed, layer.data.dtype)
+            if product is not None:  # the op itself wants its data in their own form
+                with workspace.graph.control_dependencies([observed.op]):
+                    observed = tf.identity(layer.data)
         set_input(layer.op, layer.row.data_input, observed)
 
 
 def _along_inputs(layer: Layer, factors: FloatArray) -> FloatArray:
     """Returns the factors in a shape that broadcasts against the weights along their input channels."""
-    shape = layer.row.weights(layer.op).shape.as_list()
+    shape = layer.row.weight_shape(layer.op)
     groups, axis = layer.row.groups(layer.op), layer.row.input_axis
     if groups == 1:
         return factors.reshape([size if at == axis else 1 for at, size in enumerate(shape)])
@@ -94,7 +100,7 @@ def _largest_weights(layer: Layer) -> Value | tf.Tensor:
 
 def _largest_per_input(layer: Layer, weights: Any, numpy: Any) -> Any:
     """Does the work with the functions of NumPy, or with TensorFlow's of the same names."""
-    shape = layer.row.weights(layer.op).shape.as_list()
+    shape = layer.row.weight_shape(layer.op)
     groups, axis = layer.row.groups(layer.op), layer.row.input_axis
     if groups == 1:
         return numpy.max(numpy.abs(weights), axis=tuple(at for at in range(len(shape)) if at != axis))

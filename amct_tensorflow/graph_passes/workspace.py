@@ -9,7 +9,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from amct_tensorflow.graph.edit import scope_of, set_input, unique_scope, upstream
-from amct_tensorflow.graph.values import Value, value_of
+from amct_tensorflow.graph.values import Value, reshape, transpose, value_of
 from amct_tensorflow.layers import FoundLayer, OpType, channel_axis, data_format, tensor_key
 
 FloatArray = npt.NDArray[np.float32]
@@ -27,7 +27,7 @@ class Layer:
         op: the op that computes the layer: the original, or its clone once rewritten.
         row: its op type.
         fuse: whether a batch norm may be folded into it.
-        weights: shape as the op has them; None for op types without, and once rewritten.
+        weights: shape as the clone of the op will have them; None for op types without, and once rewritten.
         weights_key: the same for layers with the same weights.
         bias: one value per output channel, or None.
         end: see above.
@@ -40,7 +40,7 @@ class Layer:
         scale_w: one value or one per channel; None if an op of the graph computes it, or without weights.
         balance: the factors that move from its input to its weights, one per input channel; None without.
         result: once rewritten, the tensor that is the layer's output now.
-        cast_back: once rewritten, the result in float16 where `end` is in float16; None otherwise.
+        behind: once rewritten, the result in the type and form of `end`; None if it has these.
         inserted: once rewritten, the ops that belong to the layer.
         clones: once rewritten, name of an original op -> name of its clone.
         bias_add: the BiasAdd right behind it that it absorbed, or None.
@@ -64,7 +64,7 @@ class Layer:
     scale_w: FloatArray | None = None
     balance: FloatArray | None = None
     result: tf.Tensor | None = None
-    cast_back: tf.Tensor | None = None
+    behind: tf.Tensor | None = None
     inserted: list[tf.Operation] = dataclasses.field(default_factory=list)
     clones: dict[str, str] = dataclasses.field(default_factory=dict)
     bias_add: tf.Operation | None = None
@@ -82,8 +82,8 @@ class Layer:
             op=op,
             row=row,
             fuse=fuse,
-            weights=None if weights is None else value_of(weights),
-            weights_key="" if weights is None else weights.name,
+            weights=None if weights is None else _weights_of(row, op),
+            weights_key="" if weights is None else f"{weights.name} {row.product or ''}",
             bias=None,
             end=op.outputs[0],
             absorbed=[op.name],
@@ -128,7 +128,7 @@ class Layer:
 
     def along_channels(self) -> list[int]:
         """Returns the shape in which one value per output channel broadcasts against the weights."""
-        shape = self.row.weights(self.op).shape.as_list()
+        shape = self.row.weight_shape(self.op)
         return [size if axis in self.row.channel_axes else 1 for axis, size in enumerate(shape)]
 
     @property
@@ -153,7 +153,15 @@ class Layer:
 
     def stand_in(self) -> tf.Tensor:
         """Returns what is in the place of `end` once the layer is rewritten."""
-        return self.output() if self.cast_back is None else self.cast_back
+        return self.output() if self.behind is None else self.behind
+
+
+def _weights_of(row: OpType, op: tf.Operation) -> Value:
+    """Returns the weights in the form in which the layer has them."""
+    value = value_of(row.weights(op))
+    if row.product is None:
+        return value
+    return reshape(transpose(value, row.product.other_order), row.weight_shape(op))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from amct_tensorflow.graph.values import broadcast_to, materialize, reshape, sqrt, value_of
+from amct_tensorflow.graph.values import broadcast_to, materialize, reshape, sqrt, transpose, value_of
 
 v1 = tf.compat.v1
 
@@ -49,6 +49,7 @@ ROW = np.array([1, 2, 4], np.float32)
 FORMULAS = {
     "reshape": lambda value: reshape(value, [3, 2]),
     "reshape with -1": lambda value: reshape(value, [-1]),
+    "transpose": lambda value: transpose(reshape(value, [1, 2, 3]), [2, 0, 1]),
     "broadcast_to": lambda value: broadcast_to(reshape(value, [2, 3, 1]), [2, 3, 4]),
     "sqrt": sqrt,
     "with numbers": lambda value: (0.0 - value) / sqrt(value + 1e-3) * 2.0,

@@ -78,39 +78,21 @@ def test_the_whole_job(version, turned, tmp_path):
     assert deployed.sqnr(feed(version, 1)) > 28
 
 
-def fed(*shape: int, name: str = "x") -> tf.Tensor:
-    return v1.placeholder(tf.float32, shape, name=name)
+@pytest.mark.parametrize("turned", [False, True], ids=["", "adj_y"])
+def test_a_matrix_for_each_part_of_the_batch(turned, tmp_path):
+    """All of them have one scale."""
 
+    def build(net):
+        x = v1.placeholder(tf.float32, (None, 3, 7, 6), name="x")
+        weights = net.random("w", (3, 5, 6) if turned else (3, 6, 5)) / 2
+        y = multiply(x, net.parameter(weights, "w"), "BatchMatMulV2", adj_y=turned)
+        y = tf.nn.bias_add(y, net.parameter(net.random("b", (5,)), "b"))
+        tf.nn.relu(y * net.parameter(net.random("m", (5,)), "m"), name="out")
 
-def ones(*shape: int) -> np.ndarray:
-    return np.ones(shape, np.float32)
-
-
-LEFT_FLOAT = {
-    "adj_x": (lambda: multiply(fed(2, 6, 7), ones(6, 5), "BatchMatMulV2", adj_x=True), "adj_x is True"),
-    "three axes": (
-        lambda: multiply(fed(2, 7, 6), ones(2, 6, 5), "BatchMatMulV2"),
-        "its constant second input has 3 axes, only 2 are supported",
-    ),
-    "constant first": (
-        lambda: multiply(ones(7, 6), fed(2, 6, 5), "BatchMatMulV2"),
-        "its first input is a constant or variable, only its second may be",
-    ),
-    "two constants": (
-        lambda: multiply(ones(7, 6), ones(6, 5), "BatchMatMulV2"),
-        "its first input is a constant or variable, only its second may be",
-    ),
-    "two tensors, adj_x": (
-        lambda: multiply(fed(2, 6, 7), fed(2, 6, 5, name="y"), "BatchMatMulV2", adj_x=True),
-        "adj_x is True",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", LEFT_FLOAT)
-def test_left_float(case):
-    build, reason = LEFT_FLOAT[case]
-    with tf.Graph().as_default() as graph:
-        build()
-    (found,) = find_layers(graph)
-    assert found.reason == reason
+    x = np.random.default_rng(0).standard_normal((4, 3, 7, 6)).astype(np.float32)
+    layer = fuse(graph_of(build), x)["layer"]
+    assert layer.channels == 5 and layer.row.input_channels(layer.op) == 6 and layer.folded == "mul"
+    deployed = Deployed(build, ["out"], tmp_path, feeds=[x])
+    assert deployed.constant("weight_quant/weights").shape == ((3, 5, 6) if turned else (3, 6, 5))
+    assert len(deployed.records["layer"].scale_w) == 1
+    assert deployed.sqnr(x[::-1]) > 28

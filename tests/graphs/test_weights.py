@@ -196,49 +196,7 @@ def test_a_computed_kernel_of_each_sample(tmp_path):
     assert deployed.sqnr(batch()) > 20
 
 
-# -- BatchMatMul, Einsum, conv1d ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("version", ["BatchMatMul", "BatchMatMulV2", "BatchMatMulV3"])
-def test_a_constant_in_the_first_slot(tmp_path, version, capsys):
-    """Weights times activations: left float, the result is right."""
-
-    def build(net):
-        y = tf.nn.relu(net.conv(image(shape=(4, 8, 8, 4)), "conv"))
-        weights = constant(net.random("w", (4, 8, 5, 8)) / 3, "w")
-        attributes = {"Tout": tf.float32} if version == "BatchMatMulV3" else {}
-        tf.nn.relu(getattr(tf.raw_ops, version)(x=weights, y=y, name="left", **attributes), name="out")
-
-    deployed = Deployed(build, ["out"], tmp_path)
-    assert deployed.quantized == ["conv"]
-    assert deployed.sqnr(batch()) > 20
-    assert re.search(rf"WARNING .*{version} left: left float because", capsys.readouterr().err)
-
-
-def test_a_constant_in_the_first_slot_of_matmul(tmp_path, capsys):
-    def build(net):
-        y = tf.nn.relu(net.conv(image(), "conv"))
-        weights = constant(net.random("w", (5, 256)) / 16, "w")
-        y = tf.matmul(weights, tf.reshape(y, [256, 6]), name="left")
-        tf.nn.relu(y, name="out")
-
-    deployed = Deployed(build, ["out"], tmp_path)
-    assert deployed.quantized == ["conv"]
-    assert deployed.sqnr(batch()) > 20
-    assert re.search(r"WARNING .*MatMul left: left float because", capsys.readouterr().err)
-
-
-@pytest.mark.parametrize("equation", ["nhwc,cd->nhwd", "nhwc,hcd->nhwd", "cd,nhwc->nhwd"])
-def test_einsum_is_right(tmp_path, equation):
-    def build(net):
-        y = tf.nn.relu(net.conv(image(), "conv"))
-        weights = constant(net.random("w", (8, 6, 5) if "hcd" in equation else (6, 5)) / 3, "w")
-        operands = (weights, y) if equation.startswith("cd") else (y, weights)
-        tf.nn.relu(tf.einsum(equation, *operands, name="einsum"), name="out")
-
-    deployed = Deployed(build, ["out"], tmp_path)
-    assert "conv" in deployed.quantized
-    assert deployed.sqnr(batch()) > 20
+# -- conv1d ------------------------------------------------------------------------------
 
 
 def test_conv1d_with_a_batch_norm_behind_the_squeeze(tmp_path):

@@ -474,9 +474,11 @@ LEFT_FLOAT = {  # the other layer, its reason, the fake-quant ops that stay
         "the fake-quant op of its input cannot be deployed: its range is empty, as if it had never been trained",
         1,
     ),
-    "transposed": (
-        lambda y: tf.matmul(fake_quant(flat(y), "fq2"), per_tensor("other", [5, 256]), transpose_b=True, name="other"),
-        "transpose_b is True",
+    "no_matrices": (
+        lambda y: tf.raw_ops.Einsum(
+            inputs=[fake_quant(flat(y), "fq2"), per_tensor("other", [256])], equation="ab,b->ab", name="other"
+        ),
+        "it sums over no axis that both operands have",
         0,
     ),
     "computed_weights": (

@@ -103,8 +103,10 @@ def _reason_against(workspace: Workspace, front: Front, found: _BatchNorm) -> st
 def _reason_against_axis(front: Front, op: tf.Operation) -> str | None:
     """Returns why it does not work along the channels of the layers, or None."""
     axis = 1 if data_format(op) == "NCHW" else op.inputs[0].shape.rank - 1
+    if front.span is None:
+        return "the axis of the channels before it is not known"
     if front.axis is None:
-        return "the number of axes before it is not known"
+        return f"the channels before it are along {len(front.span.sizes)} axes"
     if front.axis != axis:
         return f"its data_format is {data_format(op)}, but the channels before it are along axis {front.axis}"
     return None

@@ -5,7 +5,7 @@ themselves:
 
 1. BiasAdd(y, b), b a constant or variable, along the layer's channels: b.
 2. Add or AddV2 of y and a parameter, in either order, or Sub of a parameter from y, the parameter along the channels
-   only: that value for each channel.
+   only: that value for each channel. The channels may be spread over several axes, as the heads of attention are.
 3. Anything else, such as the sum of two branches or an Add whose input is to be quantized: left alone. If it is a
    bias, `Layer.bias_stays` tells.
 
@@ -42,7 +42,7 @@ def absorb_bias(workspace: Workspace, front: Front) -> bool:
         return False
     for layer, part in zip(front.layers, front.parts(bias if before is None else before + bias), strict=True):
         layer.bias = part
-        if use[0].type == "BiasAdd" and not front.passed:
+        if use[0].type == "BiasAdd" and not front.passed and _is_of_layer(front, use[0]):
             layer.bias_add = use[0]
     front.absorb(use[0])
     return True
@@ -65,13 +65,21 @@ def _bias_of(front: Front, op: tf.Operation, index: int) -> Value | None:
         return None if subtrahend is None else subtrahend * -1.0
     if not is_bias(op, index):
         return None
-    if op.type == "BiasAdd":
-        return value_of(op.inputs[1]) if _adds_along_channels(front, op) else None
+    if op.type == "BiasAdd" and _adds_along_channels(front, op):
+        return value_of(op.inputs[1])
+    if op.type == "BiasAdd" and data_format(op) == "NCHW":
+        return None
     return along_channels(front, op.inputs[1 - index])
+
+
+def _is_of_layer(front: Front, op: tf.Operation) -> bool:
+    """Tells whether a BiasAdd may go on behind the clone of a layer, whose channels may be elsewhere."""
+    return _adds_along_channels(front, op) and data_format(op) == front.layers[0].data_format
 
 
 def _adds_along_channels(front: Front, op: tf.Operation) -> bool:
     rank = front.tensor.shape.rank
     if rank is None:  # its channels are where the layer has them
-        return not front.passed and data_format(op) == front.layers[0].data_format
+        as_they_are = not front.passed and front.layers[0].row.product is None
+        return as_they_are and data_format(op) == front.layers[0].data_format
     return front.axis == (1 if data_format(op) == "NCHW" else rank - 1)

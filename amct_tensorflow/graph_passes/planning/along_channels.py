@@ -8,29 +8,33 @@ import numpy as np
 import tensorflow as tf
 
 from amct_tensorflow.graph.values import Value, broadcast_to, reshape, value_of
-from amct_tensorflow.graph_passes.planning.front import Front
+from amct_tensorflow.graph_passes.planning.front import Front, Span
 from amct_tensorflow.graph_passes.workspace import FloatArray, Layer
 
 
 def along_channels(front: Front, parameter: tf.Tensor) -> Value | None:
     """Returns one value per output channel, or None for a parameter that varies along anything else.
 
-    It may be a scalar, [C], or of more axes, all of 1 but that of the channels.
+    It may be a scalar, [C], or of more axes, all of 1 but those of the channels.
     """
     rank = front.tensor.shape.rank
-    if rank is None or front.axis is None or not parameter.shape.is_fully_defined():
+    if rank is None or front.span is None or not parameter.shape.is_fully_defined():
         return None
-    if not _lies_along(parameter.shape.as_list(), front.axis, rank, front.channels):
+    sizes = _along(parameter.shape.as_list(), front.span, rank)
+    if sizes is None:
         return None
-    return broadcast_to(reshape(value_of(parameter), [-1]), [front.channels])
+    spread = broadcast_to(reshape(value_of(parameter), sizes), front.span.sizes)
+    return spread if len(sizes) == 1 else reshape(spread, [front.channels])
 
 
-def _lies_along(shape: Sequence[int], axis: int, rank: int, channels: int) -> bool:
-    """Tells whether a tensor of this shape broadcasts to `rank` axes without varying beyond `axis`."""
-    if len(shape) > rank:
-        return False
+def _along(shape: Sequence[int], span: Span, rank: int) -> list[int] | None:
+    """Returns the sizes in `span` of a tensor of this shape, broadcast to `rank` axes; None if it varies beyond."""
     padded = [1] * (rank - len(shape)) + list(shape)
-    return all(size == 1 or (at == axis and size == channels) for at, size in enumerate(padded))
+    end = span.first + len(span.sizes)
+    sizes = padded[span.first : end]
+    fits = all(size in (1, channels) for size, channels in zip(sizes, span.sizes, strict=True))
+    beyond = [*padded[: span.first], *padded[end:]]
+    return sizes if len(shape) <= rank and fits and all(size == 1 for size in beyond) else None
 
 
 def largest_weights(layer: Layer) -> FloatArray:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from amct_tensorflow.graph.values import Value, joined, part
 from amct_tensorflow.graph_passes.workspace import Layer, Trail
+
+
+class Span(NamedTuple):
+    """Where in a tensor the channels are: along axes with these sizes, mostly one, from `first` on."""
+
+    first: int
+    sizes: tuple[int, ...]
 
 
 @dataclasses.dataclass
@@ -21,20 +29,29 @@ class Front:
     Attributes:
         layers: one, or those that are joined, in the order of their channels.
         tensor: the results, in the user's graph.
-        axis: the axis of the channels in it, counted from the start.
+        span: where the channels are in it; None if they are not together, or nobody knows.
         passed: the ops between the ends of the layers and it, in order; empty as long as nothing that stays is between.
     """
 
     layers: list[Layer]
     tensor: tf.Tensor
-    axis: int | None
+    span: Span | None
     passed: list[tf.Operation] = dataclasses.field(default_factory=list)
 
     @classmethod
     def of(cls, layer: Layer) -> Front:
         """Starts right behind a layer."""
-        rank = layer.end.shape.rank
-        return cls([layer], layer.end, None if rank is None else layer.channel_axis % rank)
+        product, rank = layer.row.product, layer.end.shape.rank
+        if product is not None:
+            first = product.column_axis()
+            sizes = product.column_sizes(layer.row.weights(layer.op).shape.as_list())
+            return cls([layer], layer.end, None if first is None else Span(first, sizes))
+        return cls([layer], layer.end, None if rank is None else Span(layer.channel_axis % rank, (layer.channels,)))
+
+    @property
+    def axis(self) -> int | None:
+        """The axis of the channels, counted from the start; None if there is not just one, or nobody knows."""
+        return self.span.first if self.span is not None and len(self.span.sizes) == 1 else None
 
     @property
     def channels(self) -> int:
@@ -84,9 +101,9 @@ class Front:
             layer.folded, layer.unfused_because = op.name, None
         self.absorb(op)
 
-    def pass_by(self, op: tf.Operation, axis: int) -> None:
-        """Goes on behind `op`, which stays, and has the channels along `axis`."""
-        self.tensor, self.axis = op.outputs[0], axis
+    def pass_by(self, op: tf.Operation, span: Span) -> None:
+        """Goes on behind `op`, which stays, and has the channels in `span`."""
+        self.tensor, self.span = op.outputs[0], span
         self.passed.append(op)
         for layer in self.layers:
             layer.unfused_because = None  # that was because `op` stood in the way

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from amct_tensorflow.graph.constants import constant_value
 from amct_tensorflow.graph.edit import sole_consumer
-from amct_tensorflow.graph_passes.planning.front import Front
+from amct_tensorflow.graph_passes.planning.front import Front, Span
 from amct_tensorflow.graph_passes.workspace import Workspace
 
 CONCATS = ("Concat", "ConcatV2")
@@ -61,8 +61,9 @@ def _joined(workspace: Workspace, fronts: dict[str, Front], concat: tf.Operation
     if len(found) < len(parts) or not all(_concat_behind(workspace, front) for front in found):
         return None
     layers = [layer for front in found for layer in front.layers]
-    joined = Front(layers, concat.outputs[0], int(axis) % rank, [op for front in found for op in front.passed])
-    joined.pass_by(concat, int(axis) % rank)
+    span = Span(int(axis) % rank, (sum(layer.channels for layer in layers),))
+    joined = Front(layers, concat.outputs[0], span, [op for front in found for op in front.passed])
+    joined.pass_by(concat, span)
     return joined
 
 

@@ -194,7 +194,7 @@ def _moved(tensor: tf.Tensor, weights: FakeQuant, scales: FloatArray) -> FloatAr
 def _is_for_layers_only(user: tf.Operation, index: int, model: _Model, taken: TakenOut) -> bool:
     """Tells whether behind a use of a tensor there is nothing but the inputs of layers with factors."""
     if user.name in taken.records:
-        return index == TABLE[user.type].data_input
+        return index == TABLE[user.type].of(user).data_input
     if user.type not in _MOVES_VALUES or index != 0 or user.name in model.outputs:
         return False
     uses = model.uses(user.outputs[0])

@@ -184,6 +184,20 @@ def _in_half(net: Net, choose: Choose, x: tf.Tensor, name: str) -> list[tf.Tenso
     return [tf.cast(tf.nn.relu(y), tf.float32, name=f"{name}/act")]
 
 
+def _einsum(net: Net, choose: Choose, x: tf.Tensor, name: str) -> list[tf.Tensor]:
+    _, height, width, channels = x.shape
+    equation, kernel, result = choose(
+        ("abcd,de->abce", (channels, 4), (height, width, 4)),
+        ("abcd,ed->abce", (4, channels), (height, width, 4)),
+        ("abcd,def->abcef", (channels, 2, 3), (height, width, 6)),
+        ("abcd,def->abecf", (channels, 2, 3), (height, 2 * width, 3)),
+        ("abcd,cde->abe", (width, channels, 4), (height, 1, 4)),
+    )
+    weights = _kernel(net, choose, name, kernel)
+    y = tf.raw_ops.Einsum(inputs=[x, weights], equation=equation, name=f"{name}/einsum")
+    return [tf.reshape(_behind(net, choose, y, name), [-1, *result])]
+
+
 _BLOCKS: dict[str, Callable[..., list[tf.Tensor]]] = {
     "conv": _conv,
     "conv again": _conv,
@@ -197,6 +211,7 @@ _BLOCKS: dict[str, Callable[..., list[tf.Tensor]]] = {
     "used twice": _used_twice,
     "shared weights": _shared_weights,
     "in half": _in_half,
+    "einsum": _einsum,
 }
 
 

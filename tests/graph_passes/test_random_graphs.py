@@ -111,6 +111,7 @@ class Checked:
             for entry in info.get("attr", [])
             if info["type"] == "AscendDequant" and entry["value"]["list"]["s"][0] == name
         ]
+        x = x.reshape([-1, *data.shape[1:]])  # of an Einsum it is a matrix; all that are drawn have its axes in order
         return run(graph, f"{absorbed[-1]}:0", {"x": FEEDS[0], data.name: x})
 
 

@@ -6,7 +6,9 @@ ours begin.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+
+import numpy as np
 
 from amct_tensorflow.errors import AmctRuntimeError, AmctValueError
 from amct_tensorflow.record.layer_record import LayerRecord
@@ -14,6 +16,8 @@ from amct_tensorflow.record.layer_record import LayerRecord
 _FLOAT32_SMALLEST = 2.0**-149
 _FLOAT32_EPSILON = 2.0**-23
 _FLOAT32_LARGEST = (2 - 2.0**-23) * 2.0**127
+
+_USABLE_RECIPROCAL = _FLOAT32_EPSILON, 1 / _FLOAT32_EPSILON  # it and its reciprocal can be computed with in float32
 
 _KNOWN_TYPES = {
     "dst_type": ("INT4", "INT8"),
@@ -43,7 +47,7 @@ def check_values(layer: str, record: LayerRecord, *, source: str) -> None:
             "correct it or calibrate again"
         )
     _check_scales("scale_w", record.scale_w, where)
-    _check_each("offset_w", record.offset_w, where, "should be 0", lambda offset: offset == 0)
+    _check_each("offset_w", record.offset_w, where, "should be 0", 0, 0)
     _check_shift_bits(record.shift_bit, where)
     _check_lengths(record, where)
     _check_types(record, where)
@@ -52,7 +56,7 @@ def check_values(layer: str, record: LayerRecord, *, source: str) -> None:
         record.tensor_balance_factor,
         where,
         "should be in [FLT_EPSILON, 1/FLT_EPSILON]",
-        _has_usable_reciprocal,
+        *_USABLE_RECIPROCAL,
     )
     _check_unsupported(record, where)
 
@@ -108,7 +112,7 @@ def check_layer(
             scales,
             f"in layer {name} of record_file",
             "should be in [FLT_EPSILON, 1 / FLT_EPSILON]",
-            _has_usable_reciprocal,
+            *_USABLE_RECIPROCAL,
         )
     if has_weights and len(record.scale_w) not in (1, channels):
         expected = f"1 or to its {channels} output channels" if channels > 1 else "1"
@@ -146,30 +150,26 @@ def check_activation(key: str, record: LayerRecord, *, symmetric: bool, op_type:
         )
 
 
-def _check_each(field: str, values: Sequence[float], where: str, rule: str, legal: Callable[[float], bool]) -> None:
-    """Raises for the first value that is not legal."""
-    for index, value in enumerate(values):
-        if not legal(value):
-            which = field if len(values) == 1 else f"{field}[{index}]"
-            raise AmctValueError(
-                f"{field}'s value {rule} {where}, but {which} is {value}; correct it or calibrate again"
-            )
-
-
-def _has_usable_reciprocal(value: float) -> bool:
-    """Tells whether the value and its reciprocal can both be computed with in float32."""
-    return _FLOAT32_EPSILON <= value <= 1 / _FLOAT32_EPSILON
+def _check_each(field: str, values: Sequence[float], where: str, rule: str, low: float, high: float) -> None:
+    """Raises for the first value that is not in [low, high]."""
+    array = np.asarray(values, np.float64)
+    legal = (low <= array) & (array <= high)  # false for nan
+    if not legal.all():
+        index = int(np.argmin(legal))
+        which = field if len(values) == 1 else f"{field}[{index}]"
+        raise AmctValueError(
+            f"{field}'s value {rule} {where}, but {which} is {values[index]}; correct it or calibrate again"
+        )
 
 
 def _check_scales(field: str, scales: Sequence[float], where: str) -> None:
     rule = "shoule be in positivate range of float32"  # the vendor's spelling
-    _check_each(field, scales, where, rule, lambda scale: _FLOAT32_SMALLEST <= scale <= _FLOAT32_LARGEST)
+    _check_each(field, scales, where, rule, _FLOAT32_SMALLEST, _FLOAT32_LARGEST)
 
 
 def _check_shift_bits(shift_bit: Sequence[int], where: str) -> None:
     if any(shift_bit):
-        rule = "should be in [1, 16] or all be 0"
-        _check_each("shift_bit", shift_bit, where, rule, lambda shift: 1 <= shift <= 16)
+        _check_each("shift_bit", shift_bit, where, "should be in [1, 16] or all be 0", 1, 16)
 
 
 def _check_lengths(record: LayerRecord, where: str) -> None:
@@ -196,7 +196,7 @@ def _check_unsupported(record: LayerRecord, where: str) -> None:
         if len(record.cluster) not in (16, 32):
             raise AmctValueError(f"cluster's length should be 16 or 32 {where}, but is {len(record.cluster)}")
         rule = "should be in [-128, 127]"
-        _check_each("cluster", record.cluster, where, rule, lambda center: -128 <= center <= 127)
+        _check_each("cluster", record.cluster, where, rule, -128, 127)
         raise AmctValueError(f"cluster {where} is not supported yet; calibrate without it")
     for field in _KNOWN_TYPES:
         if getattr(record, field) not in (None, "INT8"):

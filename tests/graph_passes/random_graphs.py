@@ -46,9 +46,11 @@ def _weights(net: Net, name: str, shape: tuple[int, ...], spread: float) -> np.n
     return (values * np.geomspace(1 / spread, spread, shape[-1])).astype(np.float32)
 
 
-def _kernel(net: Net, choose: Choose, name: str, shape: tuple[int, ...]) -> tf.Tensor:
+def _kernel(
+    net: Net, choose: Choose, name: str, shape: tuple[int, ...], spreads: tuple[float, ...] = (1.0, 3.0, 30.0)
+) -> tf.Tensor:
     """Weights, as exporters leave them."""
-    values = _weights(net, name, shape, choose(1.0, 3.0, 30.0))
+    values = _weights(net, name, shape, choose(*spreads))
     form = choose("plain", "plain", "identity", "half", "transposed", "scaled")
     if form == "identity":
         return tf.identity(constant(values, f"{name}/w"))
@@ -193,7 +195,7 @@ def _einsum(net: Net, choose: Choose, x: tf.Tensor, name: str) -> list[tf.Tensor
         ("abcd,def->abecf", (channels, 2, 3), (height, 2 * width, 3)),
         ("abcd,cde->abe", (width, channels, 4), (height, 1, 4)),
     )
-    weights = _kernel(net, choose, name, kernel)
+    weights = _kernel(net, choose, name, kernel, spreads=(1.0, 3.0))  # one scale is all that it gets
     y = tf.raw_ops.Einsum(inputs=[x, weights], equation=equation, name=f"{name}/einsum")
     return [tf.reshape(_behind(net, choose, y, name), [-1, *result])]
 

@@ -19,6 +19,7 @@ _REASON_OF_KERAS = re.compile(
     r".*Exception encountered when calling [^\n]*\n\s*\n\s*(.*?)\s*\n\s*\n\s*Arguments received", re.DOTALL
 )
 
+_HEADER = re.compile(r"Graph execution error:\s*")
 # TensorFlow puts where the nodes were created and, for several errors, a header before the sentence of an op, or the
 # function that it makes of an op outside of a session; nodes behind it.
 _CREATED_AT = re.compile(r".*\nNode: '[^\n]*'\n|\{\{function_node [^}]*\}\}\s*", re.DOTALL)
@@ -50,12 +51,13 @@ def reason_of(error: BaseException) -> str:
         text = of_keras[1]
     elif text.startswith("in user code:"):  # AutoGraph puts the lines that led to it before
         text = text.splitlines()[-1]
-    return textwrap.shorten(text, 300, placeholder=" …")
+    return textwrap.shorten(text, 300, placeholder=" …") or type(error).__name__
 
 
 def sentence_of(error: Any) -> str:
     """Returns the sentence of the op that raised a ``tf.errors.OpError``."""
     message = _CREATED_AT.sub("", error.message or type(error).__name__, count=1)
+    message = _HEADER.sub("", message, count=1)
     several = _FIRST_OF_SEVERAL.search(message)
     message = several.group(1) if several else message
     return " ".join(_NODES.split(message.strip(), maxsplit=1)[0].split())

@@ -51,6 +51,7 @@ CREATED = (
     [
         "It broke at 3: [1,2]",
         "It broke at 3: [1,2]\n\t [[{{node a}}]]",
+        "Graph execution error:\n\nIt broke at 3: [1,2]",
         "It broke\n at 3: [1,2]\n\t [[{{node a}}]]\n\t [[b/_7]]",
         CREATED + "It broke at 3: [1,2]\n\t [[{{node a}}]]",
         CREATED
@@ -59,7 +60,7 @@ CREATED = (
         "\t [[{{node b}}]]\n  (1) INVALID_ARGUMENT: It broke at 4\n\t [[{{node a}}]]\n0 successful operations.",
         "It broke at 3: [1,2]\n\nOriginal stack trace for 'a':\n  File 'x.py'",
     ],
-    ids=["plain", "node", "two_lines", "created", "several", "stack"],
+    ids=["plain", "header", "node", "two_lines", "created", "several", "stack"],
 )
 def test_the_sentence_of_an_op(message):
     assert sentence_of(tf.errors.InvalidArgumentError(None, None, message)) == "It broke at 3: [1,2]"

@@ -102,6 +102,10 @@ def constant_value(tensor: tf.Tensor) -> np.ndarray | None:
         reasons[tensor.name] = str(error)
         return None
     reasons[tensor.name] = None
+    if (
+        not tensor.shape.is_fully_defined()
+    ):  # TensorFlow's own inference does not compute, of a boolean_mask for example
+        tensor.set_shape(value.shape)
     return value
 
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 
-from amct_tensorflow.errors import AmctRuntimeError, AmctValueError
+from amct_tensorflow.errors import AmctRuntimeError, AmctValueError, reason_of
 from amct_tensorflow.graph.control_flow import function_library
 from amct_tensorflow.graph.file_forms import FORMS, Form, form_of
 from amct_tensorflow.graph.large_constants import import_lean
@@ -35,11 +35,11 @@ def read_graph_def(path: str) -> GraphDef:
     try:
         with open(path, "rb") as file:
             if form is Form.TEXT_GRAPH:
-                text_format.Parse(file.read(), graph_def)
+                text_format.Parse(file.read().decode("utf-8-sig"), graph_def)
             else:
                 graph_def.ParseFromString(file.read())
     except (DecodeError, RuntimeError, text_format.ParseError, UnicodeDecodeError) as error:
-        raise AmctValueError(f"{path} is not a frozen GraphDef ({error}): pass {FORMS}") from error
+        raise AmctValueError(f"{path} is not a frozen GraphDef ({reason_of(error)}): pass {FORMS}") from error
     if not graph_def.node:
         raise AmctValueError(f"{path} has no nodes, so it is not a frozen GraphDef: pass {FORMS}")
     _repair_reads(graph_def)

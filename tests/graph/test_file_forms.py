@@ -66,6 +66,20 @@ def test_a_graph_may_be_called_like_a_part_of_something_else(folder, tmp_path):
     assert "block/conv" in {op.name for op in amct.load_graph(tmp_path).get_operations()}
 
 
+def test_text_as_editors_of_windows_write_it(folder, tmp_path):
+    (tmp_path / "model.pbtxt").write_text((folder / "model.pbtxt").read_text(), encoding="utf-8-sig")
+    assert (
+        amct.load_graph(tmp_path / "model.pbtxt").as_graph_def() == amct.load_graph(folder / "model.pb").as_graph_def()
+    )
+
+
+def test_damaged_text_is_not_quoted_as_a_whole(tmp_path):
+    (tmp_path / "model.pbtxt").write_text('node {\n  name: "' + "x" * 100_000)
+    with pytest.raises(AmctValueError, match=r"is not a frozen GraphDef \(2:9 : ") as caught:
+        amct.load_graph(tmp_path / "model.pbtxt")
+    assert len(str(caught.value)) < 500
+
+
 def test_the_text_of_a_saved_model(folder, tmp_path):
     shutil.copytree(folder / "saved", tmp_path / "saved")
     message = SavedModel()

@@ -48,6 +48,17 @@ def test_one_weight_for_a_convolution_and_a_matmul(tmp_path):
     assert deployed.sqnr(batch()) > 20
 
 
+def test_weights_whose_shape_only_computing_tells(tmp_path):
+    def build(net):
+        kept = tf.boolean_mask(constant(net.random("w", (3, 3, 6, 6)) / 6, "w"), [True] * 4 + [False] * 2, axis=2)
+        assert kept.shape.rank == 4 and not kept.shape.is_fully_defined()
+        tf.nn.relu(net.bias(_conv(image(), kept, "conv"), "bias"), name="out")
+
+    deployed = Deployed(build, ["out"], tmp_path)
+    assert deployed.quantized == ["conv"]
+    assert deployed.sqnr(batch()) > 20
+
+
 def test_a_weight_that_is_an_output_too(tmp_path):
     """It is saved in float beside the int8 one."""
 

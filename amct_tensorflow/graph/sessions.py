@@ -1,8 +1,14 @@
-"""Sessions for a few runs of a graph."""
+"""Sessions for a few runs of a graph, and the data to run it on."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from typing import Any
+
 import tensorflow as tf
+from tensorflow.python.eager import context
+
+from amct_tensorflow.errors import AmctTypeError
 
 _CHANNELS_FIRST = (b"NCHW", b"NCDHW")
 
@@ -32,3 +38,28 @@ def _is_channels_first(op: tf.Operation) -> bool:
         return op.get_attr("data_format") in _CHANNELS_FIRST
     except ValueError:  # it has no such attribute
         return False
+
+
+def iterate(batches: Iterable[Any]) -> Iterator[Any]:
+    """Yields the batches; those of a tf.data.Dataset also where a graph is the default, in which it has no values.
+
+    Raises:
+        AmctTypeError: it is a dataset of a graph.
+    """
+    if not isinstance(batches, tf.data.Dataset):
+        yield from batches
+        return
+    try:
+        with context.eager_mode():
+            iterator = iter(batches)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise AmctTypeError(
+            "batches is a tf.data.Dataset that was made with eager mode off: pass a generator of arrays"
+        ) from error
+    end = object()
+    while True:
+        with context.eager_mode():
+            batch = next(iterator, end)
+        if batch is end:
+            return
+        yield batch

@@ -26,6 +26,7 @@ __all__ = [
     "flush_record",
     "native",
     "quantize_weights",
+    "restart_calibration",
     "set_log_sink",
     "tensorflow_ops",
 ]
@@ -164,6 +165,11 @@ class RecordBook:
     def close(self) -> None:
         """Forgets the calibration; its ops then refuse to run."""
         native().AmctCloseRecordBook(self.path.encode())
+
+
+def restart_calibration(path: str) -> None:
+    """Forgets the batches that the calibration of this record has seen, as if it had just begun."""
+    native().AmctRestartCalibration(path.encode())
 
 
 def flush_record(path: str) -> None:

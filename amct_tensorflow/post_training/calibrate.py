@@ -10,11 +10,11 @@ import numpy as np
 import tensorflow as tf
 
 from amct_tensorflow.arguments import check_types, output_names
-from amct_tensorflow.errors import AmctRuntimeError, AmctTypeError, AmctValueError, sentence_of
-from amct_tensorflow.graph.ends import find_placeholder, needed_inputs, resolve_outputs
-from amct_tensorflow.graph.sessions import lean_session
+from amct_tensorflow.errors import AmctRuntimeError, AmctTypeError, AmctValueError, reason_of, sentence_of
+from amct_tensorflow.graph.ends import INPUT_TYPES, find_placeholder, needed_inputs, resolve_outputs
+from amct_tensorflow.graph.sessions import iterate, lean_session
 from amct_tensorflow.graph.values import needed_variables
-from amct_tensorflow.ops import OBSERVER_OP_TYPES, batches_wanted, flush_record
+from amct_tensorflow.ops import OBSERVER_OP_TYPES, batches_wanted, flush_record, restart_calibration
 from amct_tensorflow.progress import counted
 
 Batch: TypeAlias = Mapping[Any, Any] | np.ndarray
@@ -26,13 +26,15 @@ _WHERE = "the calibration graph"
 def calibrate(graph: tf.Graph, outputs: Sequence[Any], batches: Iterable[Batch]) -> None:
     """Runs a calibration graph on batches of data, in a session of its own that starts fast.
 
-    What a loop of ``session.run(outputs, feed_dict)`` does, too; there is no need for this function.
+    What a loop of ``session.run(outputs, feed_dict)`` does, too; there is no need for this function. Batches that the
+    graph was run on before do not count: every call starts the calibration anew.
 
     Args:
         graph: what `quantize_model` or `quantize_preprocess` made of a frozen graph.
         outputs: the outputs of the model: names of ops or tensors, operations or tensors.
-        batches: data as for inference. A batch is a dictionary, by the names of placeholders (``input`` or ``input:0``)
-            or by tensors; or an array, where the outputs need one placeholder. Only batch_num of them are taken.
+        batches: data as for inference: a list, an iterator or a `tf.data.Dataset`. A batch is a dictionary, by the
+            names of placeholders (``input`` or ``input:0``) or by tensors; or an array, where the outputs need one
+            placeholder. Only batch_num of them are taken.
 
     Raises:
         AmctTypeError, AmctValueError: an argument or a batch cannot be used, or there are too few batches.
@@ -46,22 +48,35 @@ def calibrate(graph: tf.Graph, outputs: Sequence[Any], batches: Iterable[Batch])
             f"{_WHERE} has variables such as '{variables[0]}', whose values only a session of yours has: run the "
             "outputs there, or quantize a frozen graph (load_graph)"
         )
-    if isinstance(batches, Mapping | str | np.ndarray) or not isinstance(batches, Iterable):
-        raise AmctTypeError(f"batches must be a list or an iterator of batches, not {type(batches).__name__}")
-    if isinstance(batches, Sized) and len(batches) < wanted:
-        raise _too_few(len(batches), wanted)
+    _check_batches(batches, wanted)
     seen = 0
     inputs = needed_inputs(graph, tensors)
-    # Not as the default session: its graph would be the default one, in which no tf.data.Dataset can be iterated.
+    # Not as the default session: its graph would be the default one, in which the batches would be made.
     with contextlib.closing(lean_session(graph)) as session:
-        for batch in batches:
-            _run(session, tensors, _feed(graph, inputs, batch))
+        for batch in iterate(batches):
+            feed = _feed(graph, inputs, batch)
+            if seen == 0:
+                restart_calibration(record_file)
+            _run(session, tensors, feed)
             seen += 1
             if seen == wanted:
                 break
     if seen < wanted:
         raise _too_few(seen, wanted)
     flush_record(record_file)
+
+
+def _check_batches(batches: Any, wanted: int) -> None:
+    if isinstance(batches, Mapping | str | np.ndarray) or tf.is_tensor(batches) or not isinstance(batches, Iterable):
+        raise AmctTypeError(
+            f"batches must be a list or an iterator of batches, not {type(batches).__name__}: write [batch] for one"
+        )
+    try:
+        known = len(batches) if isinstance(batches, Sized) else wanted
+    except TypeError:  # so says a dataset of unknown length
+        return
+    if known < wanted:
+        raise _too_few(known, wanted)
 
 
 def _calibration_of(graph: tf.Graph) -> tuple[str, int]:
@@ -88,18 +103,23 @@ def _too_few(found: int, wanted: int) -> AmctValueError:
 
 def _feed(graph: tf.Graph, inputs: Sequence[tf.Tensor], batch: Batch) -> dict[tf.Tensor, Any]:
     """Returns the data of each placeholder."""
-    open_inputs = [tensor for tensor in inputs if tensor.op.type != "PlaceholderWithDefault"]
+    needed = [tensor for tensor in inputs if tensor.op.type != "PlaceholderWithDefault"]
+    if isinstance(batch, tuple):
+        raise AmctTypeError(
+            "a batch is a tuple, as of images and labels: leave the labels out, and give several inputs as a dictionary"
+        )
     if not isinstance(batch, Mapping):
-        if len(open_inputs) != 1:
-            names = ", ".join(tensor.op.name for tensor in open_inputs) or "none"
+        candidates = needed or inputs
+        if len(candidates) != 1:
+            names = ", ".join(tensor.op.name for tensor in candidates) or "none"
             raise AmctTypeError(
                 f"a batch must be a dictionary of arrays by the names of the inputs, which are {names}, not "
                 f"{type(batch).__name__}"
             )
-        batch = {open_inputs[0]: batch}
+        batch = {candidates[0]: batch}
     feed = {_placeholder(graph, key): value for key, value in batch.items()}
     fed = {tensor.name for tensor in feed}
-    missing = [tensor.op.name for tensor in open_inputs if tensor.name not in fed]
+    missing = [tensor.op.name for tensor in needed if tensor.name not in fed]
     if missing:
         raise AmctValueError(f"a batch has no data for the input '{missing[0]}': add an array under this name")
     return {tensor: _as_array(tensor, value) for tensor, value in feed.items()}
@@ -113,14 +133,22 @@ def _placeholder(graph: tf.Graph, key: Any) -> tf.Tensor:
 
 
 def _as_array(tensor: tf.Tensor, value: Any) -> np.ndarray:
-    """Returns the data in the type of the placeholder; raises where the shape cannot be that."""
+    """Returns the data in the type of the placeholder; raises where they, or their shape, cannot be that."""
     try:
-        array = np.asarray(value, tensor.dtype.as_numpy_dtype)
-    except (TypeError, ValueError) as error:
+        given = np.asarray(value)
+        with np.errstate(invalid="ignore"):  # checked below
+            array = np.asarray(given, tensor.dtype.as_numpy_dtype)
+    except (TypeError, ValueError, OverflowError, NotImplementedError) as error:
         raise AmctValueError(
-            f"the data for the input '{tensor.op.name}' cannot become an array of {tensor.dtype.name} ({error}): feed "
-            "numbers in a regular shape"
+            f"the data for the input '{tensor.op.name}' cannot become an array of {tensor.dtype.name} "
+            f"({reason_of(error)}): feed numbers in a regular shape"
         ) from error
+    whole = tensor.dtype.is_integer or tensor.dtype.is_bool
+    if given.dtype.kind == "c" or (whole and not np.array_equal(given, array)):
+        raise AmctValueError(
+            f"the data for the input '{tensor.op.name}' are {given.dtype.name} and would change as "
+            f"{tensor.dtype.name}: feed what inference feeds"
+        )
     if not tensor.shape.is_compatible_with(array.shape):
         raise AmctValueError(
             f"the data for the input '{tensor.op.name}' has the shape {list(array.shape)}, but it takes "
@@ -130,7 +158,9 @@ def _as_array(tensor: tf.Tensor, value: Any) -> np.ndarray:
 
 
 def _run(session: tf.compat.v1.Session, tensors: Sequence[tf.Tensor], feed: Mapping[tf.Tensor, np.ndarray]) -> None:
+    # What ops compute is of no use here, so that it is not fetched; what is fed cannot be run.
+    fetches = [tensor if tensor.op.type in INPUT_TYPES else tensor.op for tensor in tensors]
     try:
-        session.run([tensor.op for tensor in tensors], feed)  # what they compute is of no use here
+        session.run(fetches, feed)
     except tf.errors.OpError as error:
         raise AmctRuntimeError(sentence_of(error)) from error

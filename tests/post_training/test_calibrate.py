@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -166,6 +167,17 @@ def test_variables(tmp_path):
         ([{}] * 2, AmctValueError, "a batch has no data for the input 'x': add an array under this name"),
         ([{"block/relu": batch(0)}] * 2, AmctValueError, "'block/relu' does not exist in the calibration graph"),
         ([{3: batch(0)}] * 2, AmctTypeError, "the keys of a batch must be names of inputs or tensors, not int"),
+        (
+            [(batch(0), [0, 1, 2, 3])] * 2,
+            AmctTypeError,
+            "a batch is a tuple, as of images and labels: leave the labels",
+        ),
+        (
+            tf.constant(batch(0)),
+            AmctTypeError,
+            "batches must be a list or an iterator of batches, not EagerTensor: write",
+        ),
+        ([{"x": [[2**70]]}] * 2, AmctValueError, "the data for the input 'x'"),
         ([{"x": "cat"}] * 2, AmctValueError, "the data for the input 'x' cannot become an array of float32"),
         ([[[1, 2], [3]]] * 2, AmctValueError, "the data for the input 'x' cannot become an array of float32"),
         ([np.ones((2, 3))] * 2, AmctValueError, r"the data for the input 'x' has the shape \[2, 3\], but it takes"),
@@ -181,7 +193,7 @@ def test_variables(tmp_path):
             "no such input",
             "number as key",
         ),
-        *("text", "ragged", "other shape"),
+        *("tuple", "tensor", "huge", "text", "ragged", "other shape"),
     ],
 )
 def test_batches_that_cannot_be_used(tmp_path, batches, error, message):
@@ -202,9 +214,139 @@ def test_an_output_that_does_not_exist(tmp_path):
         amct.calibrate(calibration_graph(tmp_path), ["oat"], [batch(0)] * 2)
 
 
-def test_after_a_failure_one_can_go_on(tmp_path):
+def record_of(folder: Path, *calls: list, make=conv_net) -> bytes:
+    """The record after calls of calibrate, which may fail."""
+    folder.mkdir()
+    graph = calibration_graph(folder, make())
+    for batches in calls:
+        with contextlib.suppress(amct.AmctError):
+            amct.calibrate(graph, ["out"], batches)
+    return (folder / "record.txt").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        [3 * batch(5), batch(0)[:, :3]],
+        [3 * batch(5), np.full_like(batch(0), np.nan)],
+        iter([3 * batch(5)]),
+        [3 * batch(5), 2 * batch(6)],
+    ],
+    ids=["other shape", "nan", "too few", "a whole calibration"],
+)
+def test_every_call_starts_anew(tmp_path, before):
+    batches = [batch(0), batch(1)]
+    assert record_of(tmp_path / "twice", before, batches) == record_of(tmp_path / "once", batches)
+
+
+def test_balancing_starts_anew(tmp_path):
+    (tmp_path / "a.cfg").write_text("batch_num: 2 common_config { dmq_balancer { migration_strength: 0.5 } }")
+    found = []
+    for before in ([], [[5 * batch(5), np.full_like(batch(0), np.nan)]]):
+        graph, config, record = conv_net(), str(tmp_path / "config.json"), str(tmp_path / "record.txt")
+        amct.create_quant_config(config, graph, config_defination=str(tmp_path / "a.cfg"))
+        amct.quantize_preprocess(graph, config, record)
+        for batches in before:
+            with pytest.raises(AmctRuntimeError, match="has invalid value"):
+                amct.calibrate(graph, ["out"], batches)
+        amct.calibrate(graph, ["out"], [batch(0), batch(1)])
+        found.append(Path(record).read_bytes())
+    assert found[0] == found[1]
+
+
+def test_a_failed_call_leaves_no_whole_record(tmp_path):
+    model = freeze(conv_net(), tmp_path / "model.pb")
     graph = calibration_graph(tmp_path)
+    amct.calibrate(graph, ["out"], [batch(0), batch(1)])
     with pytest.raises(AmctValueError):
         amct.calibrate(graph, ["out"], iter([batch(0)]))
-    amct.calibrate(graph, ["out"], [batch(0), batch(1)])
+    with pytest.raises(AmctRuntimeError, match="calibration is not finished"):
+        amct.save_model(model, ["out"], str(tmp_path / "record.txt"), str(tmp_path / "int8"))
+
+
+class NoLength:
+    """As a loader of a stream has it: a length that cannot be asked for."""
+
+    def __len__(self):
+        raise TypeError("no len")
+
+    def __iter__(self):
+        return iter([batch(0), batch(1)])
+
+
+@pytest.mark.parametrize("make", [tf.data.Dataset.repeat, tf.data.Dataset.unbatch], ids=["endless", "unknown"])
+def test_datasets_of_no_known_length(tmp_path, make):
+    data = make(tf.data.Dataset.from_tensor_slices(batch(0, 8)).batch(4))
+    data = data if data.element_spec.shape.rank == 4 else data.batch(4)
+    with tf.Graph().as_default():  # in which no dataset can be iterated
+        amct.calibrate(calibration_graph(tmp_path), ["out"], data)
     assert set(read_record(tmp_path / "record.txt")) == set(CONV_NET_LAYERS)
+
+
+def test_a_loader_of_no_known_length(tmp_path):
+    amct.calibrate(calibration_graph(tmp_path), ["out"], NoLength())
+    assert set(read_record(tmp_path / "record.txt")) == set(CONV_NET_LAYERS)
+
+
+def test_a_dataset_with_eager_mode_off(tmp_path):
+    with tf.Graph().as_default():
+        data = tf.data.Dataset.from_tensor_slices(batch(0, 8)).batch(4)  # belongs to this graph
+        with pytest.raises(AmctTypeError, match="made with eager mode off: pass a generator of arrays"):
+            amct.calibrate(calibration_graph(tmp_path), ["out"], data)
+
+
+def test_an_output_that_is_an_input(tmp_path):
+    amct.calibrate(calibration_graph(tmp_path), ["x", "out"], [batch(0), batch(1)])
+    assert set(read_record(tmp_path / "record.txt")) == set(CONV_NET_LAYERS)
+
+
+def one_input(dtype: tf.DType, default: object = None) -> tf.Graph:
+    with tf.Graph().as_default() as graph:
+        if default is None:
+            x = tf1.placeholder(dtype, [None, 4], name="x")
+        else:
+            x = tf1.placeholder_with_default(default, [None, 4], name="x")
+        weights = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+        tf.matmul(tf.cast(x, tf.float32), weights, name="out")
+    return graph
+
+
+def test_an_array_for_the_only_input_which_has_a_default(tmp_path):
+    graph = one_input(tf.float32, np.zeros((1, 4), np.float32))
+    amct.calibrate(calibration_graph(tmp_path, graph, batch_num=1), ["out"], [np.ones((2, 4))])
+    assert read_record(tmp_path / "record.txt")["out"].scale_d == pytest.approx(1 / 255)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "data"),
+    [
+        (tf.int32, np.ones((2, 4), np.float64)),
+        (tf.int32, np.ones((2, 4), np.int64)),
+        (tf.uint8, [[1, 2, 3, 255]]),
+        (tf.bool, np.ones((2, 4), np.int32)),
+        (tf.float32, np.full((2, 4), 0.1)),
+        (tf.bfloat16, np.full((2, 4), 0.1)),
+    ],
+    ids=lambda value: getattr(value, "name", "data"),
+)
+def test_data_of_other_types(tmp_path, dtype, data):
+    amct.calibrate(calibration_graph(tmp_path, one_input(dtype), batch_num=1), ["out"], [data])
+    assert read_record(tmp_path / "record.txt")["out"].scale_d is not None
+
+
+@pytest.mark.parametrize(
+    ("dtype", "data"),
+    [
+        (tf.int32, np.full((2, 4), 1.5)),
+        (tf.int32, np.full((2, 4), np.nan)),
+        (tf.int32, np.full((2, 4), 2**40)),
+        (tf.uint8, np.full((2, 4), -1)),
+        (tf.float32, np.full((2, 4), 1j)),
+    ],
+    ids=["fraction", "nan", "too large", "negative", "complex"],
+)
+@pytest.mark.filterwarnings("ignore::numpy.exceptions.ComplexWarning")
+def test_data_that_would_change(tmp_path, dtype, data):
+    graph = calibration_graph(tmp_path, one_input(dtype), batch_num=1)
+    with pytest.raises(AmctValueError, match=r"the data for the input 'x' are \w+ and would change as"):
+        amct.calibrate(graph, ["out"], [data])

@@ -29,6 +29,13 @@ int64_t AmctOpenRecordBook(const char* path, int64_t batch_num) {
 
 void AmctCloseRecordBook(const char* path) { amct::CloseRecordBook(path); }
 
+void AmctRestartCalibration(const char* path) {
+    const auto book = amct::FindRecordBook(path);
+    if (book != nullptr) {
+        book->Restart();
+    }
+}
+
 // scale_w may be null with scale_count 0: the weights are calibrated by an op, or there are none. Likewise
 // the balance_factors.
 void AmctAddLayer(const char* path, const char* layer, const float* scale_w, int64_t scale_count,

@@ -141,6 +141,27 @@ void RecordBook::AddLayer(LayerEntry entry) {
     entries_.push_back(std::move(entry));
 }
 
+void RecordBook::Restart() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    activations_.clear();
+    shifts_.clear();
+    balances_.clear();
+    for (LayerEntry& entry : entries_) {
+        entry.activation = nullptr;
+        entry.shift = nullptr;
+        entry.balance = nullptr;
+        entry.scale_d.clear();
+        entry.offset_d.clear();
+        if (entry.wants_shift) {
+            entry.shift_bit.clear();
+        }
+        if (entry.wants_balance) {
+            entry.balance_factors.clear();
+        }
+    }
+    has_unwritten_ = true;
+}
+
 std::shared_ptr<ActivationState> RecordBook::Activation(const std::vector<std::string>& layers) {
     const std::lock_guard<std::mutex> lock(mutex_);
     std::shared_ptr<ActivationState>& state = activations_[layers[0]];

@@ -62,6 +62,9 @@ class RecordBook {
 
     void AddLayer(LayerEntry entry);
 
+    // Forgets all batches and what they led to; the factors that were known before stay.
+    void Restart();
+
     // The states that the ops of these layers share across sessions; made on first use.
     std::shared_ptr<ActivationState> Activation(const std::vector<std::string>& layers);
     std::shared_ptr<ShiftState> Shift(const std::string& layer);

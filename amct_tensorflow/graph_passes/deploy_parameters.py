@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from amct_tensorflow.errors import AmctRuntimeError
 from amct_tensorflow.graph.edit import at_root
+from amct_tensorflow.graph.large_constants import add_constant
 from amct_tensorflow.graph_passes.workspace import FloatArray, Layer, Workspace
 from amct_tensorflow.ops import quantize_weights, tensorflow_ops
 from amct_tensorflow.record import LayerRecord
@@ -49,7 +50,7 @@ def _ascend_weight_quant(workspace: Workspace, layer: Layer, weights: FloatArray
     scope = workspace.scope_for(layer, "weight_quant")
     with at_root(workspace.graph):
         return tensorflow_ops().ascend_weight_quant(
-            tf.constant(quantized, name=scope + "weights"),
+            add_constant(quantized, scope + "weights"),
             tf.constant(np.zeros(offset_shape, np.int8), name=scope + "offset_w"),
             T=tf.float32,
             name=scope + "AscendWeightQuant",

@@ -124,7 +124,7 @@ def _traits(found: FoundLayer) -> LayerTraits:
         op_type=found.op.type,
         has_weights=found.row.has_weights,
         channel_wise=found.channel_wise,
-        channel_wise_capable=found.row.channel_wise,
         fusable=found.row.takes_batch_norm,
         symmetric=found.row.symmetric,
+        one_scale=found.one_scale,
     )

@@ -31,7 +31,7 @@ class OpType:
         channel_axes: the axes of the weights that make up the output channels, in order.
         input_axis: the axis of the weights along the input channels (of one group).
         may_group: whether its input may have more channels than its weights, in groups.
-        channel_wise: whether the weights may have one scale per output channel.
+        channel_wise: whether the weights have one scale per output channel unless the configuration says otherwise.
         takes_batch_norm: whether a batch norm behind it can be folded into its weights.
         shifts: whether SearchN looks for a shift of its int32 result.
         window: the pooling window [height, width] of an op; convolutions count as 1 x 1.
@@ -273,8 +273,16 @@ class FoundLayer:
 
     @property
     def channel_wise(self) -> bool:
-        """Whether one weight scale per channel is right: not for the layer that feeds Softmax."""
+        """Whether it has one weight scale per channel unless the configuration says otherwise."""
         return self.row.channel_wise and not feeds_softmax(self.op)
+
+    @property
+    def one_scale(self) -> bool:
+        """Whether it has one weight scale whatever is said: the convolution that feeds Softmax, the vendor's rule.
+
+        A product that feeds it has no rule of the vendor's: it has one scale unless somebody wants more.
+        """
+        return self.row.channel_wise and feeds_softmax(self.op)
 
 
 def find_layers(graph: tf.Graph, around: Surroundings | None = None) -> Iterator[FoundLayer]:

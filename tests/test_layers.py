@@ -376,7 +376,19 @@ def test_only_the_last_layer_feeds_softmax():
     assert {found.op.name: found.channel_wise for found in _find(build)} == {"first": True, "last": False}
 
 
-def test_matmul_and_pool_are_never_channel_wise():
+@pytest.mark.parametrize("multiply", ["MatMul", "BatchMatMulV2"])
+def test_only_a_convolution_that_feeds_softmax_must_have_one_scale(multiply):
+    def build():
+        y = tf.reshape(_conv(_image(), _values((6, 6, 4, 5)), padding="VALID", name="conv"), [-1, 5])
+        tf.nn.softmax(y)
+        operands = {"MatMul": "ab", "BatchMatMulV2": "xy"}[multiply]
+        arguments = dict(zip(operands, (tf.nn.relu(y), _values((5, 3))), strict=True))
+        tf.nn.softmax(getattr(tf.raw_ops, multiply)(**arguments, name="product"))
+
+    assert {found.op.name: found.one_scale for found in _find(build)} == {"conv": True, "product": False}
+
+
+def test_matmul_and_pool_are_not_channel_wise_by_themselves():
     def build():
         x = _avg_pool(_image(), [1, 2, 2, 1])
         tf.raw_ops.MatMul(a=tf.reshape(x, [-1, 4]), b=_values((4, 3)))

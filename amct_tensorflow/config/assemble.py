@@ -98,9 +98,10 @@ def check_layer_entry(
         where=weights_where or f"weight_quant_params of {where}",
         defaults={"channel_wise": traits.channel_wise},
     )
-    if weights["channel_wise"] and not traits.channel_wise_capable:
+    if weights["channel_wise"] and not traits.has_weights:
         raise AmctValueError(
-            f"The channel_wise must be False for layer type {traits.op_type} in {weights.where}; set it to false"
+            f"The channel_wise must be False for layer type {traits.op_type} without weights in {weights.where}; "
+            "set it to false"
         )
     return LayerEntry(layer, activation, weights)
 

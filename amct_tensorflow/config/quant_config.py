@@ -12,18 +12,18 @@ class LayerTraits:
     Attributes:
         op_type: type of the operation.
         has_weights: whether it has weights to quantize.
-        channel_wise: whether one weight scale per output channel is right for it.
-        channel_wise_capable: whether its type can have one weight scale per output channel.
+        channel_wise: whether it has one weight scale per output channel unless the configuration says otherwise.
         fusable: whether its type can take a batch norm.
-        symmetric: whether its activations can only be quantized without offset.
+        symmetric: whether its activations can only be quantized without offset, being two.
+        one_scale: whether its weights get one scale whatever is said.
     """
 
     op_type: str
     has_weights: bool
     channel_wise: bool
-    channel_wise_capable: bool
     fusable: bool
     symmetric: bool = False
+    one_scale: bool = False
 
 
 @dataclass(frozen=True)

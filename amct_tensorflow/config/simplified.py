@@ -119,15 +119,16 @@ class _Priorities:
     def entry(self, name: str, traits: LayerTraits) -> dict[str, Any]:
         """Returns the entry of a layer.
 
-        What is said of many layers does not force one weight scale per channel on a layer where that is not right.
-        For a type that never has it, this is an error of the type's own override, which check_layer_entry finds.
+        What is said of all layers does not give one weight scale per channel to those that have another default. What
+        is said of a type does, but for those of its layers that cannot have it where others of the type can. For a
+        type that never has it, this is an error of the type's own override, which check_layer_entry finds.
         """
         common, of_type = self.common, self.by_type.get(traits.op_type, {})
         if not traits.has_weights:  # what is said of all layers is for those that it can be for
             common = {key: value for key, value in common.items() if key != "dmq_balancer_param"}
         if not traits.channel_wise:
             common = _without(common, "weight_quant_params", "channel_wise")
-        if traits.channel_wise_capable and not traits.channel_wise:
+        if traits.one_scale or traits.symmetric:  # it feeds Softmax, or has a second tensor in the place of weights
             of_type = _without(of_type, "weight_quant_params", "channel_wise")
         if traits.symmetric:
             common = _without(common, "activation_quant_params", "asymmetric")

@@ -31,12 +31,12 @@ class Int8Weights:
     """Makes the tensor of a layer's int8 weights; layers that share weights and scales share the constant."""
 
     def __init__(self) -> None:
-        self._shared: dict[tuple[str, bytes], tf.Tensor] = {}
+        self._shared: dict[tuple[str, tuple[int, ...], bytes], tf.Tensor] = {}
 
     def __call__(self, workspace: Workspace, layer: Layer) -> tf.Tensor:
         """Returns the output of an AscendWeightQuant."""
         assert isinstance(layer.weights, np.ndarray) and layer.scale_w is not None
-        key = (layer.weights_key, layer.scale_w.tobytes())
+        key = (layer.weights_key, layer.channel_axes, layer.scale_w.tobytes())
         if key not in self._shared:
             self._shared[key] = _ascend_weight_quant(workspace, layer, layer.weights, layer.scale_w)
             layer.inserted.append(self._shared[key].op)

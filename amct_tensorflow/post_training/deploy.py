@@ -134,7 +134,7 @@ class FloatModel:
             record,
             op_type=found.op.type,
             has_weights=row.has_weights,
-            channels=row.channels(found.op) if row.channel_wise else 1,
+            channels=row.channels(found.op) if row.has_weights else 1,
             input_channels=row.input_channels(found.op) if row.has_weights else 0,
             supports_shift=row.shifts,
         )

@@ -54,7 +54,7 @@ def start_layers(inventory: Inventory, config: QuantConfig, module: str) -> list
 
 def _channel_wise(inventory: Inventory, name: str, settings: LayerConfig, module: str) -> bool:
     wanted = settings.weights is not None and settings.weights.channel_wise
-    if wanted and not inventory.traits[name].channel_wise:
+    if wanted and inventory.traits[name].one_scale:
         LOGGER.push_warning_message(
             f"layer {name} feeds Softmax, so its weights get one scale although its channel_wise is true", module
         )

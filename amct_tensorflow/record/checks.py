@@ -80,8 +80,7 @@ def check_layer(
         record: its factors, which `read_record` has checked already.
         op_type: type of the operation.
         has_weights: whether this type has weights to quantize; average pooling has none.
-        channels: how many weight factors there may be besides one: the number of output channels, or 1 where
-            the type takes no factors per channel.
+        channels: how many weight factors there may be besides one: the number of output channels.
         input_channels: how many `tensor_balance_factor` there may be: the number of input channels.
         supports_shift: whether this type takes `shift_bit`.
 

@@ -9,10 +9,10 @@ import pytest
 from amct_tensorflow.config import LayerTraits, QuantConfig, read_config, simplified_config
 from amct_tensorflow.log import LOGGER
 
-CONV = LayerTraits("Conv2D", has_weights=True, channel_wise=True, channel_wise_capable=True, fusable=True)
-LOGITS = LayerTraits("Conv2D", has_weights=True, channel_wise=False, channel_wise_capable=True, fusable=True)
-MATMUL = LayerTraits("MatMul", has_weights=True, channel_wise=False, channel_wise_capable=False, fusable=True)
-POOL = LayerTraits("AvgPool", has_weights=False, channel_wise=False, channel_wise_capable=False, fusable=False)
+CONV = LayerTraits("Conv2D", has_weights=True, channel_wise=True, fusable=True)
+LOGITS = LayerTraits("Conv2D", has_weights=True, channel_wise=False, fusable=True, one_scale=True)
+MATMUL = LayerTraits("MatMul", has_weights=True, channel_wise=False, fusable=True)
+POOL = LayerTraits("AvgPool", has_weights=False, channel_wise=False, fusable=False)
 LAYERS = {"net/conv": CONV, "net/pool": POOL, "net/fc": MATMUL, "net/logits": LOGITS}
 
 

@@ -104,6 +104,12 @@ def test_weight_parameters_of_average_pooling_are_ignored(read):
     assert config.layers["net/pool"].weights is None
 
 
+@pytest.mark.parametrize("given", [{}, {"channel_wise": False}, {"channel_wise": True}], ids=["", "false", "true"])
+def test_matmul_is_channel_wise_where_that_is_said(read, given):
+    weights = read({"net/fc": {"weight_quant_params": given}}).layers["net/fc"].weights
+    assert weights.channel_wise is given.get("channel_wise", False)
+
+
 def test_a_layer_that_feeds_softmax_may_be_set_channel_wise(read):
     assert read({"net/logits": {}}).layers["net/logits"].weights.channel_wise is False
     forced = {"net/logits": {"weight_quant_params": {"channel_wise": True}}}

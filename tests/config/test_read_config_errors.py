@@ -217,11 +217,13 @@ def test_parameters_of_two_weight_algorithms(read, key, algorithm):
         read(weight(**algorithm, **{key: value}))
 
 
-@pytest.mark.parametrize(("layer", "op_type"), [("net/fc", "MatMul"), ("net/pool", "AvgPool")])
-def test_channel_wise_for_a_type_that_cannot(read, layer, op_type):
-    message = f"channel_wise must be False for layer type {op_type} in weight_quant_params of layer {layer} "
+def test_channel_wise_without_weights(read):
+    message = (
+        "channel_wise must be False for layer type AvgPool without weights in weight_quant_params of layer net/pool of "
+        "config file .*; set it to false"
+    )
     with pytest.raises(AmctValueError, match=message):
-        read(weight(layer, channel_wise=True))
+        read(weight("net/pool", channel_wise=True))
 
 
 @pytest.mark.parametrize(

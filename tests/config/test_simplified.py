@@ -7,7 +7,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from amct_tensorflow.config import HfmgParams, LayerConfig, QuantConfig, default_config, write_config
+from amct_tensorflow.config import (
+    HfmgParams,
+    LayerConfig,
+    LayerTraits,
+    QuantConfig,
+    default_config,
+    simplified_config,
+    write_config,
+)
 
 # Quoted by the vendor's samples, with a colon before braces and blanks around it.
 YOLOV3 = """
@@ -246,6 +254,13 @@ def test_overrides_of_several_types_and_layers(simplified):
         (override_type("Conv2D", "arq_quantize { channel_wise: true }"), (True, False, False)),
         (override_type("Conv2D", "arq_quantize { channel_wise: false }"), (False, False, False)),
         (override_type("MatMul", "arq_quantize { channel_wise: false }"), (True, False, False)),
+        (override_type("MatMul", "arq_quantize { channel_wise: true }"), (True, True, False)),
+        (override_layer("net/fc", "arq_quantize { channel_wise: true }"), (True, True, False)),
+        (
+            override_type("MatMul", "arq_quantize { channel_wise: true }")
+            + override_layer("net/fc", "arq_quantize { }"),
+            (True, False, False),
+        ),
         (override_layer("net/conv", "arq_quantize { channel_wise: false }"), (False, False, False)),
         (override_layer("net/logits", "arq_quantize { channel_wise: true }"), (True, False, True)),
         (
@@ -259,6 +274,9 @@ def test_overrides_of_several_types_and_layers(simplified):
         "type_true",
         "type_false",
         "matmul_false",
+        "matmul_true",
+        "matmul_layer_true",
+        "matmul_layer_above_type",
         "layer_false",
         "layer_before_softmax",
         "common_below_type",
@@ -266,6 +284,24 @@ def test_overrides_of_several_types_and_layers(simplified):
 )
 def test_channel_wise(simplified, text, expected):
     assert tuple(channel_wise(simplified(text)).values()) == expected
+
+
+def test_channel_wise_of_a_type_is_for_its_layers_with_weights(tmp_path):
+    """In attention, some BatchMatMulV2 have weights and some have two tensors."""
+    layers = {
+        "query": LayerTraits("BatchMatMulV2", has_weights=True, channel_wise=False, fusable=True),
+        "scores": LayerTraits("BatchMatMulV2", has_weights=False, channel_wise=False, fusable=False, symmetric=True),
+    }
+    (tmp_path / "quant.cfg").write_text(override_type("BatchMatMulV2", "arq_quantize { channel_wise: true }"))
+    config = simplified_config(
+        tmp_path / "quant.cfg",
+        layers,
+        all_ops=layers,
+        reasons={},
+        tensor_reason=lambda name, index: None,
+        op_types=["BatchMatMulV2"],
+    )
+    assert channel_wise(config) == {"query": True}
 
 
 # Everything at once
@@ -319,7 +355,7 @@ FILES = st.tuples(
     maybe(st.just('skip_layer_types: "AvgPool"')),
     maybe(calibration().map(common)),
     maybe(calibration().map(lambda text: override_type("Conv2D", text))),
-    maybe(calibration("false").map(lambda text: override_type("MatMul", text))),
+    maybe(calibration().map(lambda text: override_type("MatMul", text))),
     maybe(calibration().map(lambda text: override_layer("net/logits", text))),
     maybe(calibration("false").map(lambda text: override_layer("net/pool", text))),
 ).map("\n".join)

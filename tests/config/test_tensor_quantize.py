@@ -68,7 +68,6 @@ PRODUCT = {
         "BatchMatMulV2",
         has_weights=False,
         channel_wise=False,
-        channel_wise_capable=False,
         fusable=False,
         symmetric=True,
     )

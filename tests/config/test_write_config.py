@@ -7,8 +7,8 @@ import pytest
 from amct_tensorflow.config import HfmgParams, LayerTraits, default_config, read_config, write_config
 from amct_tensorflow.errors import AmctRuntimeError
 
-CONV = LayerTraits("Conv2D", has_weights=True, channel_wise=True, channel_wise_capable=True, fusable=True)
-POOL = LayerTraits("AvgPool", has_weights=False, channel_wise=False, channel_wise_capable=False, fusable=False)
+CONV = LayerTraits("Conv2D", has_weights=True, channel_wise=True, fusable=True)
+POOL = LayerTraits("AvgPool", has_weights=False, channel_wise=False, fusable=False)
 LAYERS = {"net/conv": CONV, "a_pool": POOL}
 GRAPH = {"all_ops": list(LAYERS), "reasons": {}}
 

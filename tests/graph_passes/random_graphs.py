@@ -195,7 +195,7 @@ def _einsum(net: Net, choose: Choose, x: tf.Tensor, name: str) -> list[tf.Tensor
         ("abcd,def->abecf", (channels, 2, 3), (height, 2 * width, 3)),
         ("abcd,cde->abe", (width, channels, 4), (height, 1, 4)),
     )
-    weights = _kernel(net, choose, name, kernel, spreads=(1.0, 3.0))  # one scale is all that it gets
+    weights = _kernel(net, choose, name, kernel, spreads=(1.0, 3.0))  # it may have one scale
     y = tf.raw_ops.Einsum(inputs=[x, weights], equation=equation, name=f"{name}/einsum")
     return [tf.reshape(_behind(net, choose, y, name), [-1, *result])]
 

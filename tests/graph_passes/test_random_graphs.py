@@ -17,7 +17,7 @@ from random_graphs import RandomNet, random_nets
 from small_models import Deployed, batch, graph_of, run, sqnr
 
 from amct_tensorflow.errors import AmctRuntimeError
-from amct_tensorflow.layers import TABLE
+from amct_tensorflow.layers import TABLE, find_layers
 
 FEEDS = [batch(0), batch(1)]
 
@@ -25,9 +25,13 @@ FEEDS = [batch(0), batch(1)]
 class Checked:
     """One graph, quantized."""
 
-    def __init__(self, net: RandomNet, folder, **config) -> None:
+    def __init__(self, net: RandomNet, folder, *, channel_wise: bool, **config) -> None:
+        """`channel_wise`: every layer with weights has a scale for each channel, not only convolutions."""
         folder.mkdir()
         net_outputs = self._outputs(net)
+        if channel_wise:
+            found = [layer for layer in find_layers(graph_of(net)) if layer.reason is None and layer.row.has_weights]
+            config |= {layer.op.name: {"weight_quant_params": {"channel_wise": True}} for layer in found}
         self.deployed = Deployed(net, net_outputs, folder, feeds=FEEDS, calib_outputs=net_outputs, **config)
 
     @staticmethod
@@ -115,7 +119,14 @@ class Checked:
         return run(graph, f"{absorbed[-1]}:0", {"x": FEEDS[0], data.name: x})
 
 
-@pytest.mark.parametrize("config", [{}, {"shift_n": False, "joint_quant": True}], ids=["", "no shift, joint_quant"])
+CONFIGS = {
+    "": {"channel_wise": False},
+    "channel_wise": {"channel_wise": True},
+    "no shift, joint_quant": {"channel_wise": False, "shift_n": False, "joint_quant": True},
+}
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_any_graph(tmp_path_factory, config):
     @settings(max_examples=20, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     @given(random_nets())

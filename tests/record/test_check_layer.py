@@ -63,7 +63,7 @@ def test_accepts(record, layer):
         "pool_with_offset_w",
         "shift",
         "channels",
-        "per_tensor_type",
+        "one_column",
     ],
 )
 def test_refuses(record, layer, message):

@@ -82,7 +82,7 @@ class Layer:
             op=op,
             row=row,
             fuse=fuse,
-            weights=None if weights is None else _weights_of(row, op),
+            weights=None if weights is None else in_form_of_layer(row, op, value_of(weights)),
             weights_key="" if weights is None else f"{weights.name} {row.product or ''}",
             bias=None,
             end=op.outputs[0],
@@ -156,9 +156,8 @@ class Layer:
         return self.output() if self.behind is None else self.behind
 
 
-def _weights_of(row: OpType, op: tf.Operation) -> Value:
-    """Returns the weights in the form in which the layer has them."""
-    value = value_of(row.weights(op))
+def in_form_of_layer(row: OpType, op: tf.Operation, value: Value) -> Value:
+    """Returns the weights of an op, or what has their shape, in the form in which the layer has them."""
     if row.product is None:
         return value
     return reshape(transpose(value, row.product.other_order), row.weight_shape(op))

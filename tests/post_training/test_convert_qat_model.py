@@ -54,6 +54,30 @@ def matrix_product():
     tf.nn.relu(bias(matmul(fake_quant(flat(image()), "fq"), "fc"), "bias"), name="out")
 
 
+def matrix_product_per_channel():
+    tf.nn.relu(bias(matmul(fake_quant(flat(image()), "fq"), "fc", make=per_channel), "bias"), name="out")
+
+
+def matrix_product_by_rows():
+    """The columns of the result are the rows of the weights."""
+    values = random("fc", [5, 256])
+    high = np.abs(values).max(axis=1)
+    kernel = tf.raw_ops.QuantizeAndDequantizeV3(
+        input=values, input_min=-high, input_max=high, num_bits=8, narrow_range=True, axis=0
+    )
+    tf.nn.relu(
+        bias(tf.matmul(fake_quant(flat(image()), "fq"), kernel, transpose_b=True, name="fc"), "bias"), name="out"
+    )
+
+
+def heads_with_a_scale_for_each_size():
+    """The scales of one axis of two that the columns are along."""
+    y = tf.raw_ops.Einsum(
+        inputs=[fake_quant(image(), "fq"), per_channel("layer", [4, 2, 3])], equation="abcd,def->abcef", name="layer"
+    )
+    tf.nn.relu(y, name="out")
+
+
 def average_pool():
     tf.nn.relu(tf1.nn.avg_pool(fake_quant(image(), "fq"), 2, 2, "VALID", name="pool"), name="out")
 
@@ -191,6 +215,9 @@ LAYERS = {
         depthwise_with_multiplier,
         depthwise_per_channel,
         matrix_product,
+        matrix_product_per_channel,
+        matrix_product_by_rows,
+        heads_with_a_scale_for_each_size,
         average_pool,
         a_chain,
         through_ops_that_move_values,
@@ -230,7 +257,7 @@ def test_all_layers_in_int8(case, tmp_path, capsys):
 
 
 def amct_types() -> tuple[str, ...]:
-    return ("Conv2D", "DepthwiseConv2dNative", "MatMul", "AvgPool")
+    return ("Conv2D", "DepthwiseConv2dNative", "MatMul", "Einsum", "AvgPool")
 
 
 def assert_no_float_weights(converted: Converted) -> None:
@@ -315,6 +342,18 @@ def test_a_batch_norm_behind_a_matmul_stays(tmp_path):
     converted.assert_same()
     assert converted.count("FusedBatchNormV3") == converted.count("AscendDequant") == 1
     assert read_record(record)["fc"].skip_fusion
+
+
+def test_a_batch_norm_behind_a_matmul_with_a_scale_for_each_column_is_folded(tmp_path):
+    def build():
+        y = matmul(fake_quant(flat(image()), "fq"), "fc", 6, per_channel)
+        tf.nn.relu(batch_norm(tf.reshape(y, [-1, 1, 1, 6]), "bn"), name="out")
+
+    record = str(tmp_path / "record.txt")
+    converted = Converted(build, tmp_path, record_file=record)
+    converted.assert_same()
+    assert converted.count("FusedBatchNormV3") == 0
+    assert len(read_record(record)["fc"].scale_w) == 6 and not read_record(record)["fc"].skip_fusion
 
 
 def test_a_batch_norm_behind_a_fake_quant_op_stays(tmp_path):
@@ -526,9 +565,11 @@ ANEW = {
         lambda: conv(fake_quant(image(), "fq"), "layer", make=asymmetric),
         "they were trained with a zero point, which int8 weights do not have",
     ),
-    "matmul_per_channel": (
-        lambda: matmul(fake_quant(flat(image()), "fq"), "layer", make=per_channel),
-        "they were trained with a scale per channel, of which a MatMul has one",
+    "matmul_along_inputs": (
+        lambda: tf.matmul(
+            fake_quant(flat(image()), "fq"), per_channel("layer", [5, 256]), transpose_b=True, name="layer"
+        ),
+        "they were trained with scales that do not lie along its output channels",
     ),
     "along_inputs": (
         lambda: conv(fake_quant(image(), "fq"), "layer", make=along_inputs),

@@ -29,6 +29,7 @@ from amct_tensorflow.graph.constants import constant_value
 from amct_tensorflow.graph.edit import consumers, set_input, upstream
 from amct_tensorflow.graph.fake_quant import FAKE_QUANT_TYPES, FakeQuant, FloatArray, make_computable, read_fake_quant
 from amct_tensorflow.graph.fold import fold_constants
+from amct_tensorflow.graph_passes.workspace import in_form_of_layer
 from amct_tensorflow.layers import TABLE, OpType, find_layers
 from amct_tensorflow.record import LayerRecord
 
@@ -154,8 +155,8 @@ def _read_layer(op: tf.Operation, row: OpType, found: dict[str, FakeQuant | str]
         offset_d=int(data.offset[0]),
         scale_w=tuple(map(float, scale_w)),
         offset_w=(0,) * len(scale_w),
-        # With one scale for all channels, a batch norm cannot be folded without quantizing the weights anew.
-        skip_fusion=row.takes_batch_norm and not row.channel_wise,
+        # A product that was trained with one scale keeps it, which no batch norm can be folded into.
+        skip_fusion=row.takes_batch_norm and not row.channel_wise and len(scale_w) == 1,
     )
 
 
@@ -173,10 +174,8 @@ def _weight_scales(op: tf.Operation, row: OpType, weights: FakeQuant, taken: Tak
         taken.requantized[op.name] = "they were trained with a zero point, which int8 weights do not have"
     if weights.axis is None:
         return scales
-    if not row.channel_wise:
-        taken.requantized[op.name] = f"they were trained with a scale per channel, of which a {op.type} has one"
-        return np.max(scales, keepdims=True)
-    of_weights = _moved(row.weights(op), weights, scales)
+    of_weights = in_form_of_layer(row, op, _moved(row.weights(op), weights, scales))
+    assert isinstance(of_weights, np.ndarray)
     others = tuple(axis for axis in range(of_weights.ndim) if axis not in row.channel_axes)
     of_channels = of_weights.max(axis=others)
     if (of_weights.min(axis=others) < of_channels).any():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import tensorflow as tf
-from qat_graphs import conv, fake_quant, flat, graph_of, image, matmul, per_tensor, random, weights
+from qat_graphs import conv, fake_quant, flat, graph_of, image, matmul, per_channel, per_tensor, random, weights
 
 from amct_tensorflow.graph_passes.preparing.take_out_fake_quants import TakenOut, take_out_fake_quants
 
@@ -64,6 +64,12 @@ def test_one_scale_keeps_a_matmul_from_being_fused():
     _, taken = take_out(lambda: tf.nn.relu(matmul(fake_quant(flat(image()), "fq"), "fc"), name="out"))
     assert taken.records["fc"].skip_fusion
     assert len(taken.records["fc"].scale_w) == 1
+
+
+def test_a_matmul_with_a_scale_for_each_column_may_be_fused():
+    _, taken = take_out(lambda: tf.nn.relu(matmul(fake_quant(flat(image()), "fq"), "fc", make=per_channel), name="out"))
+    assert not taken.records["fc"].skip_fusion and not taken.requantized
+    assert len(taken.records["fc"].scale_w) == 5
 
 
 def test_a_fake_quant_op_that_stays_in_the_float_path_of_weights_is_no_longer_there():

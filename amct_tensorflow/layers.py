@@ -16,6 +16,7 @@ from amct_tensorflow.graph.constants import forget, is_constant, is_parameter, r
 from amct_tensorflow.graph.control_flow import ops_in_control_flow
 from amct_tensorflow.graph.edit import consumers
 from amct_tensorflow.products import Multiplication, Product
+from amct_tensorflow.stencils import Stencil, WeightLayout, layout_of
 
 Constraint = Callable[[tf.Operation], str | None]
 
@@ -34,6 +35,7 @@ class OpType:
         channel_wise: whether the weights have one scale per output channel unless the configuration says otherwise.
         takes_batch_norm: whether a batch norm behind it can be folded into its weights.
         shifts: whether SearchN looks for a shift of its int32 result.
+        stencil: how the kernel of an op goes over its input; None for products of matrices, and without weights.
         window: the pooling window [height, width] of an op; convolutions count as 1 x 1.
         second_input: index of a second input that carries activations, in the place of weights; None without.
         symmetric: whether its activations are quantized without offset.
@@ -53,6 +55,7 @@ class OpType:
     channel_wise: bool = False
     takes_batch_norm: bool = False
     shifts: bool = False
+    stencil: Callable[[tf.Operation], Stencil | None] = lambda op: None
     window: Callable[[tf.Operation], list[int]] = lambda op: [1, 1]
     second_input: int | None = None
     symmetric: bool = False
@@ -103,6 +106,12 @@ class OpType:
     def groups_are_known(self, op: tf.Operation) -> bool:
         """Tells whether `groups` knows, and does not guess."""
         return not self.may_group or self._data_channels(op) is not None
+
+    def weight_layout(self, op: tf.Operation) -> WeightLayout:
+        """Returns where the weights of an op with weights are in their tensor."""
+        is_kernel = self.stencil(op) is not None
+        shape = self.weight_shape(op)
+        return layout_of(shape, self.channel_axes, self.input_axis, self.groups(op), is_kernel=is_kernel)
 
     def input_channels(self, op: tf.Operation) -> int:
         """Returns the number of input channels, over all groups, of an op with weights."""
@@ -173,6 +182,7 @@ TABLE: dict[str, OpType] = {
             input_axis=2,
             may_group=True,
             channel_wise=True,
+            stencil=Stencil.of,
             takes_batch_norm=True,
             shifts=True,
         ),
@@ -182,6 +192,7 @@ TABLE: dict[str, OpType] = {
             channel_axes=(2, 3),  # output channel = input channel * multiplier + m
             input_axis=2,
             channel_wise=True,
+            stencil=Stencil.of,
             takes_batch_norm=True,
             shifts=True,
         ),
@@ -192,6 +203,7 @@ TABLE: dict[str, OpType] = {
             input_axis=3,
             may_group=True,
             channel_wise=True,
+            stencil=Stencil.of,
             takes_batch_norm=True,
             constraint=_not_dilated_in_depth,
         ),
@@ -202,6 +214,7 @@ TABLE: dict[str, OpType] = {
             channel_axes=(2,),
             input_axis=3,
             channel_wise=True,
+            stencil=lambda op: Stencil.of(op, transposed=True),
             takes_batch_norm=True,
             shifts=True,
             constraint=_not_dilated,

@@ -71,7 +71,7 @@ def check_layer_entry(
     given: Mapping[str, Any],
     traits: LayerTraits,
     *,
-    activation_offset: bool,
+    settings: Section,
     where: str,
     weights_where: str | None = None,
 ) -> LayerEntry:
@@ -80,7 +80,7 @@ def check_layer_entry(
     Args:
         given: the entry.
         traits: what the layer is.
-        activation_offset: the global setting, which the layer follows if it does not say otherwise.
+        settings: the global ones, which the layer follows if it does not say otherwise.
         where: where the entry stands, for the messages.
         weights_where: where its weight_quant_params stand, if not in the entry.
 
@@ -89,14 +89,14 @@ def check_layer_entry(
         AmctValueError: a key is unknown or repeated, a value is out of range, or fields conflict.
     """
     layer = check_object(fields.LAYER, given, where=where)
-    activation = _check_activation(layer, activation_offset and not traits.symmetric)
+    activation = _check_activation(layer, settings["activation_offset"] and not traits.symmetric)
     if traits.symmetric and activation["asymmetric"]:
         activation = _made_symmetric(activation, traits)
     weights = check_object(
         fields.WEIGHT,
         layer["weight_quant_params"],
         where=weights_where or f"weight_quant_params of {where}",
-        defaults={"channel_wise": traits.channel_wise},
+        defaults={"channel_wise": traits.channel_wise} | {name: settings[name] for name in fields.OF_WEIGHTS},
     )
     if weights["channel_wise"] and not traits.has_weights:
         raise AmctValueError(

@@ -43,9 +43,9 @@ def default_config(
     return quant_config(
         settings,
         {
-            name: check_layer_entry(
-                {}, layers[name], activation_offset=activation_offset, where=f"layer {name}"
-            ).layer_config(layers[name])
+            name: check_layer_entry({}, layers[name], settings=settings, where=f"layer {name}").layer_config(
+                layers[name]
+            )
             for name in layers_to_quantize(LayerNames(layers, all_ops, reasons), skip_layers=skipped, where=_WHERE)
         },
     )

@@ -1,6 +1,7 @@
 """The fields of config.json, in the order in which they are written.
 
-Source: vendor documentation of config.json (quantization configuration file); `shift_n` is our own.
+Source: vendor documentation of config.json (quantization configuration file); `shift_n`, `weight_rounding` and
+`bias_correction` are our own.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ _SEARCH_RANGE = Rule(
     "two numbers [start, end] with 0 < start < end",
     lambda value: len(value) == 2 and 0 < value[0] < value[1] < math.inf,
 )
+
+_ROUNDING = one_of("compensated", "nearest")
 
 _MOST_CANDIDATES = 100_000
 
@@ -81,6 +84,8 @@ GLOBAL = Schema(
         Field("joint_quant", BOOL, default=False),
         Field("shift_n", BOOL, default=True),
         Field("do_fusion", BOOL, default=True),
+        Field("weight_rounding", STRING, _ROUNDING, default="compensated"),
+        Field("bias_correction", BOOL, default=True),
         Field(
             "fakequant_precision_mode",
             STRING,
@@ -120,6 +125,9 @@ ACTIVATION = Schema(
     _activation_conflict,
 )
 
+# Fields of the weights of a layer for which there is a global one of the same name.
+OF_WEIGHTS = ("weight_rounding", "bias_correction")
+
 WEIGHT = Schema(
     (
         Field("num_bits", INTEGER, one_of(4, 6, 7, 8), default=8, works=8),
@@ -131,6 +139,8 @@ WEIGHT = Schema(
             works="arq_quantize",
         ),
         Field("channel_wise", BOOL),  # a missing one follows the type of the layer
+        Field("weight_rounding", STRING, _ROUNDING),  # these follow the global ones
+        Field("bias_correction", BOOL),
         Field("num_steps", INTEGER, one_of(16, 32), works=None),
         Field("num_of_iteration", INTEGER, Rule("from 0 to 5", lambda value: 0 <= value <= 5), works=None),
     ),

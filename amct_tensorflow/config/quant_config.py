@@ -59,6 +59,13 @@ class WeightParams:
     num_bits: int
     wts_algo: str
     channel_wise: bool
+    weight_rounding: str
+    bias_correction: bool
+
+    @property
+    def needs_moments(self) -> bool:
+        """Whether something is to be known of the layer's input but its factors."""
+        return self.bias_correction or self.weight_rounding == "compensated"
 
 
 @dataclass(frozen=True)
@@ -97,6 +104,14 @@ class QuantConfig:
     joint_quant: bool
     shift_n: bool
     do_fusion: bool
+    weight_rounding: str
+    bias_correction: bool
     skip_fusion_layers: tuple[str, ...]
     tensor_quantize: tuple[TensorConfig, ...]
     layers: dict[str, LayerConfig]
+
+    def weights_of(self, layer: str) -> WeightParams:
+        """Returns how the weights of a layer are quantized that has some."""
+        weights = self.layers[layer].weights
+        assert weights is not None
+        return weights

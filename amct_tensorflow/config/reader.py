@@ -107,7 +107,7 @@ def _check_document(
         name: check_layer_entry(
             check_value(Field(name, OBJECT), document[name], where=source),
             names.layers[name],
-            activation_offset=offset,
+            settings=settings,
             where=f"layer {name} of {source}",
         )
         for name in entry_names

@@ -68,7 +68,7 @@ def simplified_config(
         name: check_layer_entry(
             priorities.entry(name, layers[name]),
             layers[name],
-            activation_offset=settings["activation_offset"],
+            settings=settings,
             where=f"layer {name} of {source}",
             weights_where=priorities.weights_where(name, layers[name], source),
         )

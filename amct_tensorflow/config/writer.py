@@ -15,7 +15,8 @@ from amct_tensorflow.files import write_file
 def write_config(path: str | os.PathLike[str], config: QuantConfig) -> None:
     """Writes config.json atomically: UTF-8, indented by 4, no space after a colon, layers in graph order.
 
-    `asymmetric` is written only where it differs from `activation_offset`, `dmq_balancer_param` only where the
+    `asymmetric` is written only where it differs from `activation_offset`, and so are other fields of a layer for which
+    there is a global one; `dmq_balancer_param` only where the
     balancer is on, `tensor_quantize` only where it is not empty. Source: vendor documentation of config.json.
 
     Args:
@@ -30,19 +31,21 @@ def write_config(path: str | os.PathLike[str], config: QuantConfig) -> None:
     if tensors:
         document["tensor_quantize"] = [_tensor(tensor, config.activation_offset) for tensor in tensors]
     for name, layer in config.layers.items():
-        document[name] = _layer(layer, config.activation_offset)
+        document[name] = _layer(layer, config)
     text = json.dumps(document, indent=4, separators=(",", ":"), ensure_ascii=False)
     write_file(path, text.encode(), kind="config file")
 
 
-def _layer(layer: LayerConfig, activation_offset: bool) -> dict[str, Any]:
+def _layer(layer: LayerConfig, config: QuantConfig) -> dict[str, Any]:
     """Returns the entry of a layer."""
     entry: dict[str, Any] = {"quant_enable": layer.quant_enable}
     if layer.dmq_balancer_param is not None:
         entry["dmq_balancer_param"] = layer.dmq_balancer_param
-    entry["activation_quant_params"] = _activation(layer.activation, activation_offset)
+    entry["activation_quant_params"] = _activation(layer.activation, config.activation_offset)
     if layer.weights is not None:
-        entry["weight_quant_params"] = _known_fields(fields.WEIGHT, layer.weights)
+        weights = _known_fields(fields.WEIGHT, layer.weights)
+        as_global = [name for name in fields.OF_WEIGHTS if weights[name] == getattr(config, name)]
+        entry["weight_quant_params"] = {name: value for name, value in weights.items() if name not in as_global}
     return entry
 
 

@@ -1,6 +1,7 @@
 """Performing: int8 weights behind an AscendWeightQuant, and integer biases.
 
-w_int8 = clip(round(w / scale_w)),   b_int32 = round(b / (scale_d * scale_w)), held in a float constant
+w_int8 = clip(round(w / scale_w)), or the integers that the calibration found,
+b_int32 = round(b / (scale_d * scale_w)), held in a float constant
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ class Int8Weights:
     """Makes the tensor of a layer's int8 weights; layers that share weights and scales share the constant."""
 
     def __init__(self) -> None:
-        self._shared: dict[tuple[str, tuple[int, ...], bytes], tf.Tensor] = {}
+        self._shared: dict[tuple[str, tuple[int, ...], bytes, int], tf.Tensor] = {}
 
     def __call__(self, workspace: Workspace, layer: Layer) -> tf.Tensor:
         """Returns the output of an AscendWeightQuant."""
         assert isinstance(layer.weights, np.ndarray) and layer.scale_w is not None
-        key = (layer.weights_key, layer.channel_axes, layer.scale_w.tobytes())
+        key = (layer.weights_key, layer.channel_axes, layer.scale_w.tobytes(), id(layer.integers))
         if key not in self._shared:
             self._shared[key] = _ascend_weight_quant(workspace, layer, layer.weights, layer.scale_w)
             layer.inserted.append(self._shared[key].op)
@@ -45,7 +46,7 @@ class Int8Weights:
 
 def _ascend_weight_quant(workspace: Workspace, layer: Layer, weights: FloatArray, scale_w: FloatArray) -> tf.Tensor:
     axes = layer.channel_axes
-    quantized = quantize_weights(weights, scale_w, axes)
+    quantized = quantize_weights(weights, scale_w, axes) if layer.integers is None else layer.integers
     offset_shape = [size if axis in axes else 1 for axis, size in enumerate(weights.shape)]
     scope = workspace.scope_for(layer, "weight_quant")
     with at_root(workspace.graph):

@@ -29,6 +29,7 @@ from amct_tensorflow.graph_passes.performing.deploy_activations import (
 )
 from amct_tensorflow.graph_passes.performing.deploy_results import insert_ascend_dequant
 from amct_tensorflow.graph_passes.performing.drop_idle_waits import drop_idle_waits
+from amct_tensorflow.graph_passes.performing.gather_moments import gather_moments
 from amct_tensorflow.graph_passes.performing.hold_outputs import hold_outputs
 from amct_tensorflow.graph_passes.performing.insert_search_n import insert_search_n
 from amct_tensorflow.graph_passes.performing.move_outputs import move_outputs
@@ -43,12 +44,14 @@ from amct_tensorflow.graph_passes.planning.join_additions import join_additions
 from amct_tensorflow.graph_passes.planning.join_layers import join_layers
 from amct_tensorflow.graph_passes.planning.match_record import belongs_to_unfused, check_fit, check_own_scales
 from amct_tensorflow.graph_passes.planning.pass_movers import pass_mover
+from amct_tensorflow.graph_passes.planning.plan_rounding import Rounding, plan_rounding
 from amct_tensorflow.graph_passes.planning.scales_for_biases import free_dead_channels, widen_vanishing_scales
+from amct_tensorflow.graph_passes.planning.take_rounding import Taken, take_rounding
 from amct_tensorflow.graph_passes.planning.uneven_gains import reason_against_gains
 from amct_tensorflow.graph_passes.workspace import Layer, Workspace
 from amct_tensorflow.layers import Surroundings, tensor_key
 from amct_tensorflow.ops import RecordBook
-from amct_tensorflow.record import LayerRecord
+from amct_tensorflow.record import LayerRecord, LayerRounding
 
 
 def plan_fusions(workspace: Workspace) -> None:
@@ -101,19 +104,20 @@ def perform_balance(workspace: Workspace, book: RecordBook, batch_num: int, stre
     observe_balance(workspace, book, batch_num, strengths)
 
 
-def plan_calibration(workspace: Workspace, config: QuantConfig, needed: Container[str] | None) -> None:
+def plan_calibration(workspace: Workspace, config: QuantConfig, needed: Container[str] | None) -> Rounding:
     """Plans the calibration graph; raises where a layer cannot be calibrated, the graph being untouched.
 
-    `needed` are the names of the ops that will be run; None for all.
+    `needed` are the names of the ops that will be run; None for all. Returns how the weights are to be rounded.
     """
     plan_own_fusions(workspace)
     balance_weights(workspace.layers)  # those with their batch norm, whose scales are found next
     find_weight_scales(workspace)
     if config.joint_quant:
         workspace.joint = join_additions(workspace, Surroundings.of(workspace.graph), needed)
+    return plan_rounding(workspace.layers, config.weights_of)
 
 
-def perform_calibration(workspace: Workspace, config: QuantConfig, book: RecordBook) -> None:
+def perform_calibration(workspace: Workspace, config: QuantConfig, book: RecordBook, rounding: Rounding) -> None:
     """Turns the graph into the calibration graph."""
     drop_idle_waits(workspace.graph)
     rewrite_layers(workspace, FakeQuantizedWeights(book), _float_bias)
@@ -122,6 +126,7 @@ def perform_calibration(workspace: Workspace, config: QuantConfig, book: RecordB
     scales = calibrate_activations(
         workspace, book, config.batch_num, _activation_params(workspace, config), workspace.joint
     )
+    gather_moments(workspace, book, config.batch_num, rounding)
     if config.shift_n:
         insert_search_n(workspace, book, config.batch_num, scales)
     hold_outputs(workspace)  # needs the final result of each layer
@@ -136,8 +141,14 @@ def _activation_params(workspace: Workspace, config: QuantConfig) -> dict[str, A
     return {activation.key: params.get(activation.key, default) for activation in workspace.activations()}
 
 
-def plan_deployment(workspace: Workspace, records: Mapping[str, LayerRecord]) -> None:
-    """Plans the deployed graph of a calibrated model; raises where a layer is not as it was calibrated."""
+def plan_deployment(
+    workspace: Workspace, records: Mapping[str, LayerRecord], rounding: Mapping[str, LayerRounding | None]
+) -> Taken:
+    """Plans the deployed graph of a calibrated model; raises where a layer is not as it was calibrated.
+
+    Returns:
+        What became of the rounding that the calibration found.
+    """
     plan_fusions(workspace)
     for layer in workspace.layers:
         if layer.unfused_because is not None:  # the scales are those of weights with the batch norm
@@ -150,7 +161,9 @@ def plan_deployment(workspace: Workspace, records: Mapping[str, LayerRecord]) ->
     for layer in workspace.layers:
         if layer.weights is not None:
             check_own_scales(layer)
+    taken = take_rounding(workspace.layers, records, rounding)
     _fit_biases(workspace, records)
+    return taken
 
 
 def plan_conversion(workspace: Workspace, records: Mapping[str, LayerRecord]) -> list[str]:

@@ -38,6 +38,7 @@ class Layer:
         folded: name of the batch norm, or of the Mul, that is folded into it last.
         unfused_because: why the batch norm or Mul behind it, if there is one, is not folded into it.
         scale_w: one value or one per channel; None if an op of the graph computes it, or without weights.
+        integers: int8 of the shape of the weights; None for those nearest to the weights.
         balance: the factors that move from its input to its weights, one per input channel; None without.
         result: once rewritten, the tensor that is the layer's output now.
         behind: once rewritten, the result in the type and form of `end`; None if it has these.
@@ -62,6 +63,7 @@ class Layer:
     folded: str | None = None
     unfused_because: str | None = None
     scale_w: FloatArray | None = None
+    integers: npt.NDArray[np.int8] | None = None
     balance: FloatArray | None = None
     result: tf.Tensor | None = None
     behind: tf.Tensor | None = None

@@ -29,10 +29,11 @@ __all__ = [
     "restart_calibration",
     "set_log_sink",
     "tensorflow_ops",
+    "weight_fingerprint",
 ]
 
 # The ops that observe, and fill a record.
-OBSERVER_OP_TYPES = ("QuantIfmr", "QuantHfmg", "QuantArq", "SearchN", "DmqBalance")
+OBSERVER_OP_TYPES = ("QuantIfmr", "QuantHfmg", "QuantArq", "SearchN", "DmqBalance", "InputMoments")
 CALIBRATION_OP_TYPES = (*OBSERVER_OP_TYPES, "DequantArq")
 DEPLOYMENT_OP_TYPES = ("AscendQuant", "AscendWeightQuant", "AscendDequant", "AscendAntiQuant")
 AMCT_OP_TYPES = frozenset(CALIBRATION_OP_TYPES + DEPLOYMENT_OP_TYPES)
@@ -106,6 +107,16 @@ def quantize_weights(
     return output
 
 
+def weight_fingerprint(weights: FloatArray, scales: FloatArray, channel_axes: Sequence[int]) -> npt.NDArray[np.float64]:
+    """Returns three numbers of weights in units of their scales, two of them linear, the last their sum of squares."""
+    weights = np.ascontiguousarray(weights, np.float32)
+    scales = np.ascontiguousarray(scales, np.float32)
+    fingerprint = np.empty(3, np.float64)
+    view = _view_arguments(weights.shape, channel_axes)
+    native().AmctWeightFingerprint(_pointer(weights), *view, _pointer(scales), _pointer(fingerprint))
+    return fingerprint
+
+
 class RecordBook:
     """The calibration that fills one record file; see ops/calibration/record_book.h.
 
@@ -152,6 +163,49 @@ class RecordBook:
             int(wants_balance),
             int(skip_fusion),
             ctypes.c_int64(zero_shifts),
+        )
+
+    def add_rounding(
+        self,
+        layers: Sequence[str],
+        *,
+        moments: str,
+        layout: Sequence[int],
+        weights: FloatArray | None,
+        shape: Sequence[int],
+        scales: FloatArray | None,
+        channel_axes: Sequence[int],
+        compensate: bool,
+        correct_bias: bool,
+    ) -> None:
+        """Has the weights that layers share rounded when the last batch is in.
+
+        Args:
+            layers: the layers, which have their entries; an InputMoments op must name them.
+            moments: the first layer that the InputMoments op of their input names.
+            layout: the numbers of a WeightLayout.
+            weights: the weights; None if a QuantArq finds them, and their scales.
+            shape: of the weights.
+            scales: one, or one per channel.
+            channel_axes: the axes that make up the channels; empty for one scale.
+            compensate: whether the later weights make up for the errors of the earlier.
+            correct_bias: whether a correction of the bias is wanted.
+        """
+        sizes = (ctypes.c_int64 * len(shape))(*shape)
+        values = None if weights is None else np.ascontiguousarray(weights, np.float32)
+        factors = None if scales is None else np.ascontiguousarray(scales, np.float32)
+        native().AmctAddRoundingPlan(
+            self.path.encode(),
+            "\n".join(layers).encode(),
+            moments.encode(),
+            sizes,
+            ctypes.c_int64(len(shape)),
+            (ctypes.c_int64 * len(layout))(*layout),
+            int(compensate),
+            int(correct_bias),
+            None if values is None else _pointer(values),
+            *_view_arguments(shape, channel_axes),
+            None if factors is None else _pointer(factors),
         )
 
     def write(self) -> None:

@@ -25,9 +25,11 @@ OPS_DIR = Path(__file__).resolve().parent
 SOURCES = (
     "calibration/c_api.cc",
     "calibration/record_book.cc",
+    "calibration/rounding_book.cc",
     "kernels/activation_calibration.cc",
     "kernels/calibration.cc",
     "kernels/deployment.cc",
+    "kernels/moments.cc",
     "registrations/calibration.cc",
     "registrations/deployment.cc",
 )

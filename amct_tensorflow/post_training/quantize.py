@@ -13,6 +13,7 @@ from amct_tensorflow.config import QuantConfig
 from amct_tensorflow.errors import AmctRuntimeError
 from amct_tensorflow.files import warn_if_exists
 from amct_tensorflow.graph_passes.pipelines import perform_calibration, plan_calibration
+from amct_tensorflow.graph_passes.planning.plan_rounding import Rounding, RoundingPlan
 from amct_tensorflow.graph_passes.workspace import Activation, Layer, Workspace
 from amct_tensorflow.inventory import Inventory
 from amct_tensorflow.log import LOGGER
@@ -69,15 +70,15 @@ def quantize_model(
     ]
     if not _take_balance_factors(workspace, config, record_file):
         warn_if_exists(record_file, _MODULE)
-    plan_calibration(workspace, config, needed_for(graph, calib_outputs))
+    rounding = plan_calibration(workspace, config, needed_for(graph, calib_outputs))
     if config.joint_quant and not workspace.joint:
         LOGGER.push_warning_message(
             "joint_quant has no effect: no Add joins two branches of computed float32 tensors"
             + (", in a model that computes partly in float16" if inventory.around.has_halves else ""),
             _MODULE,
         )
-    book = _open_record(record_file, workspace, config)
-    perform_calibration(workspace, config, book)
+    book = _open_record(record_file, workspace, config, rounding)
+    perform_calibration(workspace, config, book, rounding)
     inventory.report(workspace, _left_out(inventory, config), _MODULE)
     LOGGER.push_info_message(
         f"run the graph {config.batch_num} time(s) in a new session, then call save_model with {record_file}",
@@ -128,7 +129,7 @@ def _left_out(inventory: Inventory, config: QuantConfig) -> dict[str, str]:
     }
 
 
-def _open_record(record_file: str, workspace: Workspace, config: QuantConfig) -> RecordBook:
+def _open_record(record_file: str, workspace: Workspace, config: QuantConfig, rounding: Rounding) -> RecordBook:
     """Starts the record and writes what is known: the entries and the scales of constant weights."""
     book = new_book(record_file, config.batch_num)
     for layer in workspace.layers:
@@ -147,5 +148,22 @@ def _open_record(record_file: str, workspace: Workspace, config: QuantConfig) ->
     for activation in workspace.activations():
         if activation.key not in of_layers:
             book.add_layer(activation.key, scale_w=None, wants_weights=False, wants_shift=False, skip_fusion=False)
+    for plan in rounding.plans:
+        _add_rounding(book, plan)
     write_book(book)
     return book
+
+
+def _add_rounding(book: RecordBook, plan: RoundingPlan) -> None:
+    layer = plan.layers[0]
+    book.add_rounding(
+        [sharing.name for sharing in plan.layers],
+        moments=plan.moments,
+        layout=plan.layout.numbers(),
+        weights=layer.weights if isinstance(layer.weights, np.ndarray) else None,
+        shape=layer.row.weight_shape(layer.op),
+        scales=layer.scale_w,
+        channel_axes=layer.channel_axes,
+        compensate=plan.compensate,
+        correct_bias=plan.correct_bias,
+    )

@@ -9,12 +9,20 @@ from amct_tensorflow.arguments import check_types
 from amct_tensorflow.errors import AmctRuntimeError
 from amct_tensorflow.graph.sources import MODEL_TYPES, ModelSource
 from amct_tensorflow.graph_passes.pipelines import perform_deployment, plan_deployment
+from amct_tensorflow.graph_passes.planning.take_rounding import Taken
 from amct_tensorflow.inventory import Inventory
 from amct_tensorflow.layers import split_tensor_key
 from amct_tensorflow.log import LOGGER
 from amct_tensorflow.ops import batches_seen, batches_wanted, flush_record
 from amct_tensorflow.post_training.deploy import FloatModel, ResultFiles, report_saved, write_model
-from amct_tensorflow.record import LayerRecord, read_record
+from amct_tensorflow.record import (
+    DamagedRounding,
+    LayerRecord,
+    LayerRounding,
+    read_record,
+    read_rounding,
+    rounding_path,
+)
 
 _MODULE = "save_model"
 _MOST_SHOWN = 10  # layers in one error message
@@ -44,10 +52,12 @@ def save_model(pb_model: ModelSource, outputs: list[str], record_file: str, save
     records = _finished_records(record_file, model.needed)
     workspace = model.workspace(inventory, records, record_file)
     _check_shifts(inventory, records, model.needed, record_file)
-    plan_deployment(workspace, records)
+    rounding = _rounding_of(record_file)
+    taken = plan_deployment(workspace, records, rounding)
     perform_deployment(workspace, records)
     write_model(workspace, model.outputs, files, _MODULE)
     _warn_of_lost_entries(inventory, records, record_file)
+    _report_rounding(taken, rounding, record_file)
     model.report(inventory, workspace, _MODULE)
     report_saved(files, _MODULE)
 
@@ -78,6 +88,33 @@ def _finished_records(record_file: str, needed: set[str]) -> dict[str, LayerReco
                 _MODULE,
             )
     return records
+
+
+def _rounding_of(record_file: str) -> dict[str, LayerRounding | None]:
+    """Reads the rounding that belongs to the record; warns where there is none."""
+    try:
+        rounding = read_rounding(record_file)
+        reason = "does not exist"
+    except DamagedRounding as error:
+        rounding, reason = None, str(error)
+    if rounding is None:
+        LOGGER.push_warning_message(
+            f"{rounding_path(record_file)} {reason}, so weights are rounded to the nearest integers and biases stay as "
+            "they are: keep it beside its record, or calibrate again",
+            _MODULE,
+        )
+    return rounding or {}
+
+
+def _report_rounding(taken: Taken, rounding: Mapping[str, LayerRounding | None], record_file: str) -> None:
+    if rounding and taken.reasons:
+        shown = "; ".join(f"{name}: {reason}" for name, reason in list(taken.reasons.items())[:_MOST_SHOWN])
+        more = f"; and {len(taken.reasons) - _MOST_SHOWN} more" if len(taken.reasons) > _MOST_SHOWN else ""
+        LOGGER.push_warning_message(
+            f"{len(taken.reasons)} layer(s) are rounded to the nearest integers, because {rounding_path(record_file)} "
+            f"is not of them ({shown}{more}): calibrate again",
+            _MODULE,
+        )
 
 
 def _progress(path: str, layer: str) -> str:

@@ -1,10 +1,30 @@
 """The record file: the quantization factors of each layer, as protobuf text.
 
-Written by the calibration kernels or by the user, read by save_model and convert_model.
+Written by the calibration kernels or by the user, read by save_model and convert_model. `rounding` reads
+the file beside it, of what the kernels found that has no field in a record.
 """
 
 from amct_tensorflow.record.checks import check_activation, check_layer
 from amct_tensorflow.record.layer_record import LayerRecord
+from amct_tensorflow.record.rounding import (
+    DamagedRounding,
+    InputStatistics,
+    LayerRounding,
+    read_rounding,
+    rounding_path,
+)
 from amct_tensorflow.record.text import read_balance_factors, read_record, record_text
 
-__all__ = ["LayerRecord", "check_activation", "check_layer", "read_balance_factors", "read_record", "record_text"]
+__all__ = [
+    "DamagedRounding",
+    "InputStatistics",
+    "LayerRecord",
+    "LayerRounding",
+    "check_activation",
+    "check_layer",
+    "read_balance_factors",
+    "read_record",
+    "read_rounding",
+    "record_text",
+    "rounding_path",
+]

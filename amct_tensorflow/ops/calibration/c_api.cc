@@ -3,8 +3,12 @@
 // Strings are UTF-8 and borrowed for the call. A function that can fail returns an error message, valid until
 // the next call on the same thread, or null.
 
+#include <algorithm>
 #include <cstdint>
+#include <sstream>
 #include <string>
+#include <thread>
+#include <vector>
 
 #include "../numerics/arq.h"
 #include "record_book.h"
@@ -15,6 +19,18 @@ const char* ErrorOrNull(std::string message) {
     thread_local std::string kept;
     kept = std::move(message);
     return kept.empty() ? nullptr : kept.c_str();
+}
+
+// A ParallelFor without TensorFlow: as many pieces as there are processors.
+void InThreads(int64_t total, int64_t /*cost*/, const std::function<void(int64_t, int64_t)>& fn) {
+    const int64_t pieces = std::min<int64_t>(total, std::max(1u, std::thread::hardware_concurrency()));
+    std::vector<std::thread> threads;
+    for (int64_t piece = 0; piece < pieces; ++piece) {
+        threads.emplace_back(fn, piece * total / pieces, (piece + 1) * total / pieces);
+    }
+    for (std::thread& thread : threads) {
+        thread.join();
+    }
 }
 
 }  // namespace
@@ -59,6 +75,39 @@ void AmctAddLayer(const char* path, const char* layer, const float* scale_w, int
     book->AddLayer(std::move(entry));
 }
 
+// Plans the rounding of weights that the layers share, whose names are separated by line ends. `layout` has
+// the fields of WeightLayout in their order. Weights may be null: an op finds them, and their scales.
+void AmctAddRoundingPlan(const char* path, const char* layers, const char* moments, const int64_t* shape,
+                         int64_t rank, const int64_t* layout, int compensate, int correct_bias,
+                         const float* weights, int64_t outer, int64_t channels, int64_t inner,
+                         const float* scales) {
+    const auto book = amct::FindRecordBook(path);
+    if (book == nullptr) {
+        return;
+    }
+    amct::RoundingPlan plan;
+    std::istringstream names(layers);
+    for (std::string name; std::getline(names, name);) {
+        plan.layers.push_back(name);
+    }
+    plan.moments = moments;
+    plan.shape.assign(shape, shape + rank);
+    plan.layout = {layout[0], layout[1], layout[2], layout[3], layout[4], layout[5], layout[6], layout[7]};
+    plan.compensate = compensate != 0;
+    plan.correct_bias = correct_bias != 0;
+    if (weights != nullptr) {
+        plan.SetWeights(weights, {outer, channels, inner}, scales);
+    }
+    book->AddRoundingPlan(std::move(plan));
+}
+
+// Writes the three numbers of an amct::WeightFingerprint.
+void AmctWeightFingerprint(const float* weights, int64_t outer, int64_t channels, int64_t inner,
+                           const float* scales, double* fingerprint) {
+    const amct::WeightFingerprint found = amct::FingerprintOf(weights, {outer, channels, inner}, scales);
+    std::copy(found.begin(), found.end(), fingerprint);
+}
+
 const char* AmctWriteRecord(const char* path) {
     const auto book = amct::FindRecordBook(path);
     return ErrorOrNull(book == nullptr ? "no calibration is open for " + std::string(path) : book->Write());
@@ -67,7 +116,7 @@ const char* AmctWriteRecord(const char* path) {
 // Nothing to do, and no error, when no calibration of this path is open.
 const char* AmctFlushRecord(const char* path) {
     const auto book = amct::FindRecordBook(path);
-    return ErrorOrNull(book == nullptr ? "" : book->Flush());
+    return ErrorOrNull(book == nullptr ? "" : book->Flush(InThreads));
 }
 
 int64_t AmctBatchesWanted(const char* path) {

@@ -80,8 +80,9 @@ std::string ToText(const LayerEntry& entry) {
     return text + "  }\n}\n";
 }
 
-// Writes to a temporary file beside the path and renames it. Returns an error message or nothing.
-std::string ReplaceFile(const std::string& path, const std::string& text) {
+// Writes to a temporary file beside the path and renames it. Returns an error message, which calls the file
+// by what it is, or nothing.
+std::string ReplaceFile(const char* what, const std::string& path, const std::string& text) {
     const std::string temporary = path + ".tmp" + std::to_string(getpid());
     std::FILE* file = std::fopen(temporary.c_str(), "wb");
     bool written = file != nullptr;
@@ -95,7 +96,7 @@ std::string ReplaceFile(const std::string& path, const std::string& text) {
     }
     const std::string reason = std::strerror(errno);
     std::remove(temporary.c_str());
-    return "record_file " + path + " cannot be written (" + reason +
+    return std::string(what) + " " + path + " cannot be written (" + reason +
            "); give a path to a file in a writable folder";
 }
 
@@ -141,15 +142,27 @@ void RecordBook::AddLayer(LayerEntry entry) {
     entries_.push_back(std::move(entry));
 }
 
+void RecordBook::AddRoundingPlan(RoundingPlan plan) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (const std::string& layer : plan.layers) {
+        if (LayerEntry* entry = Find(layer)) {
+            entry->wants_moments = true;
+        }
+    }
+    rounding_.AddPlan(std::move(plan));
+}
+
 void RecordBook::Restart() {
     const std::lock_guard<std::mutex> lock(mutex_);
     activations_.clear();
     shifts_.clear();
     balances_.clear();
+    rounding_.Restart();
     for (LayerEntry& entry : entries_) {
         entry.activation = nullptr;
         entry.shift = nullptr;
         entry.balance = nullptr;
+        entry.has_moments = false;
         entry.scale_d.clear();
         entry.offset_d.clear();
         if (entry.wants_shift) {
@@ -200,23 +213,32 @@ std::shared_ptr<BalanceState> RecordBook::Balance(const std::string& layer) {
     return state;
 }
 
+std::shared_ptr<MomentsState> RecordBook::Moments(const std::string& name) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return rounding_.Moments(name);
+}
+
 LayerEntry* RecordBook::Find(const std::string& layer) {
     const auto found = index_.find(layer);
     return found == index_.end() ? nullptr : &entries_[found->second];
 }
 
-std::string RecordBook::SetActivation(const std::vector<std::string>& layers, float scale, int32_t offset) {
+std::string RecordBook::SetActivation(const std::vector<std::string>& layers,
+                                      const ActivationFactors& factors, const ParallelFor& parallel_for) {
     const std::lock_guard<std::mutex> lock(mutex_);
     for (const std::string& layer : layers) {
         if (LayerEntry* entry = Find(layer)) {
-            entry->scale_d = {scale};
-            entry->offset_d = {offset};
+            entry->scale_d = {factors.scale};
+            entry->offset_d = {factors.offset};
+            entry->mean_square_error = factors.mean_square_error;
         }
     }
-    return WriteIfDue();
+    return WriteIfDue(parallel_for);
 }
 
-std::string RecordBook::SetWeights(const std::vector<std::string>& layers, const std::vector<float>& scales) {
+std::string RecordBook::SetWeights(const std::vector<std::string>& layers, const float* weights,
+                                   const ChannelView& view, const std::vector<float>& scales,
+                                   const ParallelFor& parallel_for) {
     const std::lock_guard<std::mutex> lock(mutex_);
     bool changed = false;
     for (const std::string& layer : layers) {
@@ -224,18 +246,30 @@ std::string RecordBook::SetWeights(const std::vector<std::string>& layers, const
         if (entry != nullptr && entry->scale_w.empty()) {
             entry->scale_w = scales;
             entry->weights_text = WeightsText(scales);
+            rounding_.SetWeights(layer, weights, view, scales.data());
             changed = true;
         }
     }
-    return changed ? WriteIfDue() : "";
+    return changed ? WriteIfDue(parallel_for) : "";
 }
 
-std::string RecordBook::SetShift(const std::string& layer, const std::vector<uint32_t>& shift) {
+std::string RecordBook::SetShift(const std::string& layer, const std::vector<uint32_t>& shift,
+                                 const ParallelFor& parallel_for) {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (LayerEntry* entry = Find(layer)) {
         entry->shift_bit = shift;
     }
-    return WriteIfDue();
+    return WriteIfDue(parallel_for);
+}
+
+std::string RecordBook::SetMoments(const std::vector<std::string>& layers, const ParallelFor& parallel_for) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (const std::string& layer : layers) {
+        if (LayerEntry* entry = Find(layer)) {
+            entry->has_moments = true;
+        }
+    }
+    return WriteIfDue(parallel_for);
 }
 
 std::string RecordBook::SetBalance(const std::string& layer, const std::vector<float>& factors) {
@@ -243,26 +277,32 @@ std::string RecordBook::SetBalance(const std::string& layer, const std::vector<f
     if (LayerEntry* entry = Find(layer)) {
         entry->balance_factors = factors;
     }
-    return WriteIfDue();
+    return WriteIfDue(Serially);
 }
 
 std::string RecordBook::Write() {
     const std::lock_guard<std::mutex> lock(mutex_);
-    return WriteLocked();
+    const std::string error = WriteLocked();
+    if (error.empty()) {
+        std::remove(RoundingPath().c_str());  // what is there is of an earlier calibration
+    }
+    return error;
 }
 
-std::string RecordBook::Flush() {
+std::string RecordBook::Flush(const ParallelFor& parallel_for) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    return has_unwritten_ ? WriteLocked() : "";
+    return has_unwritten_ ? RoundAndWrite(parallel_for) : "";
 }
 
-std::string RecordBook::WriteIfDue() {
+std::string RecordBook::WriteIfDue(const ParallelFor& parallel_for) {
     has_unwritten_ = true;
     const bool complete = std::all_of(entries_.begin(), entries_.end(),
                                       [](const LayerEntry& entry) { return entry.IsComplete(); });
     if (complete) {
         WarnOfIdenticalBatches();
-    } else if (std::chrono::steady_clock::now() - last_write_ < kWriteInterval) {
+        return RoundAndWrite(parallel_for);
+    }
+    if (std::chrono::steady_clock::now() - last_write_ < kWriteInterval) {
         return "";
     }
     return WriteLocked();
@@ -274,9 +314,37 @@ std::string RecordBook::WriteLocked() {
         text += ToText(entry);
     }
     last_write_ = std::chrono::steady_clock::now();
-    const std::string error = ReplaceFile(path_, text);
+    const std::string error = ReplaceFile("record_file", path_, text);
     has_unwritten_ = !error.empty();
     return error;
+}
+
+std::string RecordBook::RoundAndWrite(const ParallelFor& parallel_for) {
+    std::vector<std::string> with_weights;
+    for (const LayerEntry& entry : entries_) {
+        if (entry.wants_weights && !entry.scale_d.empty()) {
+            with_weights.push_back(entry.name);
+        }
+    }
+    if (!with_weights.empty()) {
+        const auto factors_of = [this](const std::string& layer) { return FactorsOf(layer); };
+        rounding_.Round(factors_of, parallel_for);
+        // Before the record: who finds a finished record finds its weights, too.
+        const std::string error = ReplaceFile("the file beside record_file", RoundingPath(),
+                                              rounding_.Content(with_weights, factors_of));
+        if (!error.empty()) {
+            return error;
+        }
+    }
+    return WriteLocked();
+}
+
+std::optional<InputFactors> RecordBook::FactorsOf(const std::string& layer) {
+    const LayerEntry* entry = Find(layer);
+    if (entry == nullptr || entry->scale_d.empty() || entry->offset_d.empty()) {
+        return std::nullopt;
+    }
+    return InputFactors{entry->scale_d[0], static_cast<double>(entry->offset_d[0]), entry->mean_square_error};
 }
 
 void RecordBook::WarnOfIdenticalBatches() {

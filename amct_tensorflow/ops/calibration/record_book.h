@@ -12,11 +12,13 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "activation_state.h"
 #include "balance_state.h"
+#include "rounding_book.h"
 #include "shift_state.h"
 
 namespace amct {
@@ -41,6 +43,9 @@ struct LayerEntry {
     bool wants_weights = false;
     bool wants_shift = false;
     bool wants_balance = false;
+    bool wants_moments = false;
+    bool has_moments = false;
+    double mean_square_error = 0;                 // of the quantized activation
     std::shared_ptr<ActivationState> activation;  // once its op has run
     std::shared_ptr<ShiftState> shift;
     std::shared_ptr<BalanceState> balance;
@@ -48,7 +53,8 @@ struct LayerEntry {
 
     bool IsComplete() const {
         return (!wants_activation || !scale_d.empty()) && (!wants_weights || !scale_w.empty()) &&
-               (!wants_shift || !shift_bit.empty()) && (!wants_balance || !balance_factors.empty());
+               (!wants_shift || !shift_bit.empty()) && (!wants_balance || !balance_factors.empty()) &&
+               (!wants_moments || has_moments);
     }
 };
 
@@ -61,6 +67,8 @@ class RecordBook {
     int64_t generation() const { return generation_; }
 
     void AddLayer(LayerEntry entry);
+    // Of layers that were added.
+    void AddRoundingPlan(RoundingPlan plan);
 
     // Forgets all batches and what they led to; the factors that were known before stay.
     void Restart();
@@ -69,27 +77,38 @@ class RecordBook {
     std::shared_ptr<ActivationState> Activation(const std::vector<std::string>& layers);
     std::shared_ptr<ShiftState> Shift(const std::string& layer);
     std::shared_ptr<BalanceState> Balance(const std::string& layer);
+    std::shared_ptr<MomentsState> Moments(const std::string& name);
 
-    // Results, written to the file when all layers are complete or the last write is some time ago. They
-    // return an error message, empty when all is well.
-    std::string SetActivation(const std::vector<std::string>& layers, float scale, int32_t offset);
-    std::string SetWeights(const std::vector<std::string>& layers, const std::vector<float>& scales);
-    std::string SetShift(const std::string& layer, const std::vector<uint32_t>& shift);
+    // Results, written to the file when all layers are complete or the last write is some time ago. When they
+    // are complete, the weights are rounded, too. They return an error message, empty when all is well.
+    std::string SetActivation(const std::vector<std::string>& layers, const ActivationFactors& factors,
+                              const ParallelFor& parallel_for);
+    std::string SetWeights(const std::vector<std::string>& layers, const float* weights,
+                           const ChannelView& view, const std::vector<float>& scales,
+                           const ParallelFor& parallel_for);
+    std::string SetShift(const std::string& layer, const std::vector<uint32_t>& shift,
+                         const ParallelFor& parallel_for);
     std::string SetBalance(const std::string& layer, const std::vector<float>& factors);
+    std::string SetMoments(const std::vector<std::string>& layers, const ParallelFor& parallel_for);
 
-    // Writes the file now, or only if it lacks a result. They return an error message, empty when all is
-    // well.
+    // Writes the files for the first time, or only if they lack a result. They return an error message, empty
+    // when all is well.
     std::string Write();
-    std::string Flush();
+    std::string Flush(const ParallelFor& parallel_for);
 
     // Batches that all wanted ops of the layer have seen; -1 when the layer is not in the book.
     int64_t BatchesSeen(const std::string& layer);
 
  private:
     LayerEntry* Find(const std::string& layer);
-    std::string WriteIfDue();
+    std::string WriteIfDue(const ParallelFor& parallel_for);
     std::string WriteLocked();
+    std::string RoundAndWrite(const ParallelFor& parallel_for);
+    std::optional<InputFactors> FactorsOf(const std::string& layer);
     void WarnOfIdenticalBatches();
+
+    // The file beside the record that has what is not part of it.
+    std::string RoundingPath() const { return path_ + ".safetensors"; }
 
     const std::string path_;
     const int64_t batch_num_;
@@ -100,6 +119,7 @@ class RecordBook {
     std::map<std::string, std::shared_ptr<ActivationState>> activations_;
     std::map<std::string, std::shared_ptr<ShiftState>> shifts_;
     std::map<std::string, std::shared_ptr<BalanceState>> balances_;
+    RoundingBook rounding_;
     bool has_unwritten_ = false;
     std::chrono::steady_clock::time_point last_write_;
 };

@@ -61,7 +61,7 @@ class ActivationOp : public CalibrationOp {
                            factors)) {
             case BatchStatus::kCompleted:
                 Announce(*state, *factors);
-                Report(context, book->SetActivation(layers_, factors->scale, factors->offset));
+                Report(context, book->SetActivation(layers_, *factors, ThreadPoolOf(context)));
                 return;
             case BatchStatus::kEmpty:
                 context->SetStatus(EmptyError(tensor));

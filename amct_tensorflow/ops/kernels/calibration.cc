@@ -74,7 +74,9 @@ class QuantArqOp : public CalibrationOp {
                                      "them, or add the layer to skip_layers")));
         FakeQuantizeWeights(values, view, scales, num_bits_, output->flat<float>().data());
         if (book != nullptr) {
-            Report(context, book->SetWeights(layers_, std::vector<float>(scales, scales + view.channels)));
+            Report(context,
+                   book->SetWeights(layers_, values, view, std::vector<float>(scales, scales + view.channels),
+                                    ThreadPoolOf(context)));
         }
     }
 
@@ -152,7 +154,7 @@ class SearchNOp : public CalibrationOp {
         OP_REQUIRES(context, status != BatchStatus::kOtherChannels, OtherChannelsError(tensor));
         OP_REQUIRES(context, status != BatchStatus::kNotFinite, NotFiniteError(tensor));
         if (status == BatchStatus::kCompleted) {
-            Report(context, book->SetShift(layer_, shifts));
+            Report(context, book->SetShift(layer_, shifts, ThreadPoolOf(context)));
         }
     }
 

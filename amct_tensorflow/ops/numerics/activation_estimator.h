@@ -13,6 +13,7 @@ struct ActivationFactors {
     float scale = 1.0f;
     int32_t offset = 0;
     ScaleStatus status = ScaleStatus::kOk;
+    double mean_square_error = 0;  // of quantizing the values with them; after the last batch
 };
 
 // The factors of a raw scale; with an offset, `min` becomes the lowest integer of num_bits.

@@ -12,6 +12,7 @@
 #define AMCT_TENSORFLOW_OPS_NUMERICS_HFMG_H_
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -221,8 +222,11 @@ class HfmgEstimator : public ActivationEstimator {
         if (!last || range.min == range.max) {
             return FactorsOf(range.min, range.max);
         }
-        const BinRange best = Search(parallel_for);
-        return FactorsOf(histogram_.Edge(best.first), histogram_.Edge(best.last + 1));
+        double error = 0;
+        const BinRange best = Search(parallel_for, &error);
+        ActivationFactors factors = FactorsOf(histogram_.Edge(best.first), histogram_.Edge(best.last + 1));
+        factors.mean_square_error = error;
+        return factors;
     }
 
     size_t StateBytes() const override {
@@ -230,17 +234,22 @@ class HfmgEstimator : public ActivationEstimator {
     }
 
  private:
-    BinRange Search(const ParallelFor& parallel_for) const {
+    // `error` receives the mean square error of the candidate.
+    BinRange Search(const ParallelFor& parallel_for, double* error) const {
         const std::vector<BinRange> candidates = HfmgCandidates(histogram_.counts());
         const std::vector<double> counts(histogram_.counts().begin(), histogram_.counts().end());
         std::vector<double> errors(candidates.size());
         const int bins = options_.num_of_bins;
+        const Range& range = histogram_.range();
         parallel_for(static_cast<int64_t>(errors.size()), 4 * bins, [&](int64_t begin, int64_t end) {
             for (int64_t i = begin; i < end; ++i) {
                 errors[i] = HfmgError(counts.data(), bins, candidates[i], 1 << options_.num_bits);
             }
         });
-        return candidates[std::min_element(errors.begin(), errors.end()) - errors.begin()];
+        const auto best = std::min_element(errors.begin(), errors.end());
+        const double bin = (static_cast<double>(range.max) - range.min) / bins;
+        *error = *best * bin * bin / std::accumulate(counts.begin(), counts.end(), 0.0);
+        return candidates[best - errors.begin()];
     }
 
     ActivationFactors FactorsOf(float min, float max) const {

@@ -126,7 +126,11 @@ class IfmrSearch {
             data_.histogram() != nullptr
                 ? Errors(candidates, BinMeans(*data_.histogram()).view(), parallel_for)
                 : Errors(candidates, {values.data(), nullptr, data_.total()}, parallel_for);
-        return FactorsOf(candidates[std::min_element(errors.begin(), errors.end()) - errors.begin()]);
+        const auto best = std::min_element(errors.begin(), errors.end());
+        ActivationFactors factors = FactorsOf(candidates[best - errors.begin()]);
+        factors.mean_square_error =
+            data_.histogram() != nullptr ? *best : *best / static_cast<double>(data_.total());
+        return factors;
     }
 
     // The factors of the whole range.

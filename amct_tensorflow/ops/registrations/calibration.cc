@@ -128,6 +128,37 @@ scale_w: the weight scales, one or one a channel of x; likewise.
 data_format: where the channels are: last, or after the batch.
 )doc");
 
+REGISTER_OP("InputMoments")
+    .Input("x: T")
+    .Output("y: T")
+    .Attr("T: {float16, float32, float64}")
+    .Attr("record_file: string")
+    .Attr("generation: int")
+    .Attr("layers: list(string) >= 1")
+    .Attr("batch_num: int >= 1")
+    .Attr("groups: int >= 1")
+    .Attr("most_block: int >= 1")
+    .Attr("kernel: list(int)")
+    .Attr("strides: list(int)")
+    .Attr("dilations: list(int)")
+    .Attr("padding: {'SAME', 'VALID', 'EXPLICIT'} = 'VALID'")
+    .Attr("explicit_paddings: list(int) = []")
+    .Attr("transposed: bool = false")
+    .Attr("data_format: {'NHWC', 'NCHW'} = 'NHWC'")
+    .SetIsStateful()
+    .SetShapeFn(tensorflow::shape_inference::UnchangedShape)
+    .Doc(R"doc(
+Passes a layer input on and gathers, over batch_num runs, its mean and second moments as the weights see it.
+
+layers: those whose weights are rounded with them; the first gives them their name.
+groups: how many groups of channels have weights of their own: of the channels, or of the batch without a kernel.
+most_block: beyond as many inputs of a weight, the second moments are kept in blocks.
+kernel, strides, dilations: along height and width, or depth, too; empty for a product of matrices.
+explicit_paddings: before and after, for each of these axes.
+transposed: whether it is a transposed convolution, which has the strides in its result.
+data_format: where the channels are: last, or after the batch.
+)doc");
+
 REGISTER_OP("DmqBalance")
     .Input("x: T")
     .Input("weight_max: float")

@@ -1,0 +1,83 @@
+// The rounding of the weights of a calibration: what is to be rounded, the moments of the inputs, the
+// results, and the file beside the record that they go to.
+
+#ifndef AMCT_TENSORFLOW_OPS_CALIBRATION_ROUNDING_BOOK_H_
+#define AMCT_TENSORFLOW_OPS_CALIBRATION_ROUNDING_BOOK_H_
+
+#include <array>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "../numerics/compensated_rounding.h"
+#include "moments_state.h"
+
+namespace amct {
+
+// Numbers by which weights, in units of their scales, are known again although they are computed anew, and a
+// little differently: two sums of them with pseudo-random factors, and that of their squares.
+using WeightFingerprint = std::array<double, 3>;
+WeightFingerprint FingerprintOf(const float* weights, const ChannelView& view, const float* scales);
+
+// Weights, of one layer or of several that share them.
+struct RoundingPlan {
+    std::vector<std::string> layers;
+    std::string moments;  // the name of those of their inputs
+    std::vector<int64_t> shape;
+    WeightLayout layout;
+    bool compensate;
+    bool correct_bias;
+    FixedPointWeights weights;  // known from the start, or once an op has run
+    WeightFingerprint fingerprint{};
+    std::shared_ptr<const SecondMoments> inputs;  // from here on: once it is rounded
+    std::optional<RoundingResult> result;
+
+    void SetWeights(const float* values, const ChannelView& view, const float* scales) {
+        weights = FixedPointWeights(values, view, scales);
+        fingerprint = FingerprintOf(values, view, scales);
+    }
+};
+
+// What the record says of the input of a layer.
+struct InputFactors {
+    double scale;
+    double offset;
+    double mean_square_error;  // of its quantization
+};
+
+// Not thread-safe, but for `Moments`' states: the record book has the lock.
+class RoundingBook {
+ public:
+    void AddPlan(RoundingPlan plan) { plans_.push_back(std::move(plan)); }
+
+    // Gives the plan of a layer its weights; those of constants are known when it is added.
+    void SetWeights(const std::string& layer, const float* weights, const ChannelView& view,
+                    const float* scales);
+
+    // The state that the ops of these moments share across sessions; made on first use.
+    std::shared_ptr<MomentsState> Moments(const std::string& name);
+
+    // Forgets all batches and what they led to.
+    void Restart();
+
+    // Rounds what is not rounded yet and has seen data, many plans at once; true if there was something.
+    // `factors_of` returns null for a layer that is not calibrated to its end.
+    bool Round(const std::function<std::optional<InputFactors>(const std::string&)>& factors_of,
+               const ParallelFor& parallel_for);
+
+    // The content of the file. Of `layers`, those without a plan are to be rounded to the nearest.
+    std::string Content(
+        const std::vector<std::string>& layers,
+        const std::function<std::optional<InputFactors>(const std::string&)>& factors_of) const;
+
+ private:
+    std::vector<RoundingPlan> plans_;
+    std::map<std::string, std::shared_ptr<MomentsState>> moments_;
+};
+
+}  // namespace amct
+
+#endif  // AMCT_TENSORFLOW_OPS_CALIBRATION_ROUNDING_BOOK_H_

@@ -1,0 +1,177 @@
+// The kernel that gathers the moments of a layer's input: it hands the tensor to the state of its layers and
+// passes it on unchanged.
+
+#include <string>
+#include <vector>
+
+#include "calibration_op.h"
+
+namespace amct {
+
+using tensorflow::OpKernelConstruction;
+using tensorflow::OpKernelContext;
+using tensorflow::Tensor;
+using tensorflow::TensorShape;
+
+class InputMomentsOp : public CalibrationOp {
+ public:
+    explicit InputMomentsOp(OpKernelConstruction* context) : CalibrationOp(context) {
+        std::vector<int64_t> kernel, strides, dilations;
+        OP_REQUIRES_OK(context, context->GetAttr("layers", &layers_));
+        OP_REQUIRES_OK(context, context->GetAttr("batch_num", &batch_num_));
+        OP_REQUIRES_OK(context, context->GetAttr("groups", &groups_));
+        OP_REQUIRES_OK(context, context->GetAttr("most_block", &most_block_));
+        OP_REQUIRES_OK(context, context->GetAttr("data_format", &data_format_));
+        OP_REQUIRES_OK(context, context->GetAttr("kernel", &kernel));
+        OP_REQUIRES_OK(context, context->GetAttr("strides", &strides));
+        OP_REQUIRES_OK(context, context->GetAttr("dilations", &dilations));
+        OP_REQUIRES_OK(context, context->GetAttr("padding", &padding_));
+        OP_REQUIRES_OK(context, context->GetAttr("explicit_paddings", &explicit_paddings_));
+        OP_REQUIRES_OK(context, context->GetAttr("transposed", &window_.transposed));
+        axes_ = static_cast<int>(kernel.size());
+        const bool fits = axes_ <= 3 && strides.size() == kernel.size() &&
+                          dilations.size() == kernel.size() &&
+                          (padding_ != "EXPLICIT" || explicit_paddings_.size() == 2 * kernel.size());
+        OP_REQUIRES(
+            context, fits,
+            absl::InvalidArgumentError("InputMoments: kernel, strides, dilations and explicit_paddings "
+                                       "must be of the same, at most 3, axes"));
+        for (int axis = 0; axis < axes_; ++axis) {
+            window_.kernel[3 - axes_ + axis] = kernel[axis];
+            window_.stride[3 - axes_ + axis] = strides[axis];
+            window_.dilation[3 - axes_ + axis] = dilations[axis];
+            OP_REQUIRES(context, kernel[axis] > 0 && strides[axis] > 0 && dilations[axis] > 0,
+                        absl::InvalidArgumentError(
+                            "InputMoments: kernel, strides and dilations must be greater than 0"));
+        }
+    }
+
+    void Compute(OpKernelContext* context) override {
+        context->set_output(0, context->input(0));
+        const std::shared_ptr<RecordBook> book = Book(context);
+        if (book != nullptr) {
+            Observe(context, book.get());
+        }
+    }
+
+ private:
+    void Observe(OpKernelContext* context, RecordBook* book) const {
+        const Tensor& values = context->input(0);
+        const std::string tensor = "the activation of " + Quoted(layers_);
+        Window window = window_;
+        LayerInput input;
+        input.values = values.flat<float>().data();
+        const bool fits =
+            axes_ > 0 ? ViewImage(values.shape(), &window, &input) : ViewMatrices(values.shape(), &input);
+        OP_REQUIRES(context, fits,
+                    absl::InvalidArgumentError(absl::StrCat("InputMoments: ", tensor, " has the shape ",
+                                                            values.shape().DebugString(),
+                                                            ", which does not fit its weights")));
+        switch (
+            book->Moments(layers_[0])->Add(input, window, most_block_, batch_num_, ThreadPoolOf(context))) {
+            case BatchStatus::kCompleted:
+                Report(context, book->SetMoments(layers_, ThreadPoolOf(context)));
+                return;
+            case BatchStatus::kEmpty:
+                context->SetStatus(EmptyError(tensor));
+                return;
+            case BatchStatus::kOtherChannels:
+                context->SetStatus(OtherChannelsError(tensor));
+                return;
+            default:
+                return;
+        }
+    }
+
+    // Views [batch, height, width, channels], or the like, as a convolution sees it.
+    bool ViewImage(const TensorShape& shape, Window* window, LayerInput* input) const {
+        if (shape.dims() != axes_ + 2) {
+            return false;
+        }
+        const int first = data_format_ == "NCHW" ? 2 : 1;
+        const int64_t channels = shape.dim_size(data_format_ == "NCHW" ? 1 : axes_ + 1);
+        if (channels % groups_ != 0) {
+            return false;
+        }
+        int64_t step = data_format_ == "NCHW" ? 1 : channels;
+        for (int axis = axes_ - 1; axis >= 0; --axis) {
+            const int at = 3 - axes_ + axis;
+            input->size[at] = shape.dim_size(first + axis);
+            input->size_step[at] = step;
+            step *= input->size[at];
+            Place(axis, at, *input, window);
+            input->output[at] = OutputSize(axis, at, *input, *window);
+        }
+        input->batch = shape.dim_size(0);
+        input->groups = groups_;
+        input->width = channels / groups_;
+        input->channel_step = data_format_ == "NCHW" ? step : 1;
+        input->group_step = input->width * input->channel_step;
+        input->batch_step = data_format_ == "NCHW" ? step * channels : step;
+        return input->width > 0;
+    }
+
+    // Where the window starts along an axis. Of a transposed convolution, that of its result, which is taken
+    // to be as large as it can be.
+    void Place(int axis, int at, const LayerInput& input, Window* window) const {
+        if (padding_ == "EXPLICIT") {
+            window->before[at] = explicit_paddings_[2 * axis];
+        } else if (padding_ == "SAME") {
+            const int64_t stride = window->stride[at];
+            const int64_t span = (window->kernel[at] - 1) * window->dilation[at] + 1;
+            const int64_t size = window->transposed ? input.size[at] : (input.size[at] + stride - 1) / stride;
+            const int64_t seen = window->transposed ? size * stride : input.size[at];
+            window->before[at] = std::max<int64_t>((size - 1) * stride + span - seen, 0) / 2;
+        }
+    }
+
+    int64_t OutputSize(int axis, int at, const LayerInput& input, const Window& window) const {
+        const int64_t stride = window.stride[at];
+        const int64_t span = (window.kernel[at] - 1) * window.dilation[at] + 1;
+        if (padding_ == "SAME") {
+            return window.transposed ? input.size[at] * stride : (input.size[at] + stride - 1) / stride;
+        }
+        const int64_t padded =
+            padding_ == "EXPLICIT" ? explicit_paddings_[2 * axis] + explicit_paddings_[2 * axis + 1] : 0;
+        const int64_t size = window.transposed ? (input.size[at] - 1) * stride + span - padded
+                                               : (input.size[at] + padded - span + stride) / stride;
+        return std::max<int64_t>(size, 0);
+    }
+
+    // Views [..., rows, channels] as rows of one group, or of as many as the weights are a batch of matrices.
+    bool ViewMatrices(const TensorShape& shape, LayerInput* input) const {
+        if (shape.dims() < 1 || shape.dim_size(shape.dims() - 1) == 0) {
+            return false;
+        }
+        const int64_t channels = shape.dim_size(shape.dims() - 1);
+        const int64_t rows = groups_ == 1        ? shape.num_elements() / channels
+                             : shape.dims() >= 2 ? shape.dim_size(shape.dims() - 2)
+                                                 : 0;
+        const int64_t part = groups_ * rows * channels;
+        if (part == 0 || shape.num_elements() % part != 0) {
+            return groups_ == 1;
+        }
+        input->batch = shape.num_elements() / part;
+        input->size[2] = input->output[2] = rows;
+        input->groups = groups_;
+        input->width = channels;
+        input->batch_step = part;
+        input->group_step = rows * channels;
+        input->size_step[2] = channels;
+        return true;
+    }
+
+    std::vector<std::string> layers_;
+    int64_t batch_num_;
+    int64_t groups_;
+    int64_t most_block_;
+    std::string data_format_;
+    std::string padding_;
+    std::vector<int64_t> explicit_paddings_;
+    int axes_;
+    Window window_;
+};
+
+AMCT_REGISTER_CPU("InputMoments", InputMomentsOp);
+
+}  // namespace amct

@@ -1,0 +1,251 @@
+// The mean and the second moments of a layer's input as its weights see it, over samples of its positions.
+//
+// For the input x of one output position, a vector over taps and channels, they are m = E[x] and
+// H = E[x x']. H is kept in diagonal blocks: one a group, or several of at most `most_block` rows each, which
+// hold whole channels with all their taps.
+
+#ifndef AMCT_TENSORFLOW_OPS_NUMERICS_SECOND_MOMENTS_H_
+#define AMCT_TENSORFLOW_OPS_NUMERICS_SECOND_MOMENTS_H_
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include "common.h"
+#include "dense.h"
+#include "layer_input.h"
+
+namespace amct {
+
+class SecondMoments {
+ public:
+    // The positions that all batches together are sampled at. More gained nothing where it was measured.
+    static constexpr int64_t kPositions = 2000;
+
+    SecondMoments(int64_t groups, int64_t width, int64_t taps, int64_t most_block)
+        : groups_(groups), width_(width), taps_(taps) {
+        const int64_t size = groups * width * taps;
+        sum_.assign(size, 0.0);
+        power_.assign(size, 0.0);
+        nonzero_.assign(size, 0);
+        largest_.assign(size, 0.0f);
+        const int64_t parts = (width * taps + most_block - 1) / most_block;
+        const int64_t most = (width + parts - 1) / parts;
+        for (int64_t group = 0; group < groups; ++group) {
+            for (int64_t first = 0; first < width; first += most) {
+                blocks_.push_back({group, first, std::min(most, width - first)});
+                begins_.push_back(gram_.size());
+                gram_.resize(gram_.size() + (width == 1 ? 0 : Square(blocks_.back().count * taps)));
+            }
+        }
+        if (width == 1) {
+            gram_.assign(taps * taps * groups, 0.0f);
+        }
+    }
+
+    // Adds what `count` positions of a batch see; the batch has as many groups and channels as those before.
+    void Add(const LayerInput& input, const Window& window, int64_t count, const ParallelFor& parallel_for) {
+        const std::vector<int64_t> positions = ChoosePositions(input.positions(), count);
+        if (width_ == 1) {
+            AddSingleChannels(input, window, positions, parallel_for);
+        } else if (blocks_.size() >= kManyBlocks) {
+            const int64_t cost = static_cast<int64_t>(positions.size()) * Square(blocks_[0].count * taps_);
+            parallel_for(static_cast<int64_t>(blocks_.size()), cost, [&](int64_t begin, int64_t end) {
+                for (int64_t block = begin; block < end; ++block) {
+                    AddBlock(input, window, positions, block, Serially);
+                }
+            });
+        } else {
+            for (size_t block = 0; block < blocks_.size(); ++block) {
+                AddBlock(input, window, positions, static_cast<int64_t>(block), parallel_for);
+            }
+        }
+        rows_ += static_cast<int64_t>(positions.size());
+    }
+
+    int64_t rows() const { return rows_; }
+    int64_t groups() const { return groups_; }
+    int64_t width() const { return width_; }
+    int64_t taps() const { return taps_; }
+    const std::vector<ChannelRange>& blocks() const { return blocks_; }
+
+    // Per tap and channel, [taps, groups * width]: the mean, the mean square, the share of values that are
+    // not 0, and the largest magnitude.
+    double Mean(int64_t index) const { return sum_[index] / static_cast<double>(rows_); }
+    double Power(int64_t index) const { return power_[index] / static_cast<double>(rows_); }
+    double Nonzero(int64_t index) const {
+        return static_cast<double>(nonzero_[index]) / static_cast<double>(rows_);
+    }
+    double Largest(int64_t index) const { return largest_[index]; }
+    // Where a row of a block, which is over [taps, channels], is in [taps, groups * width].
+    int64_t Index(const ChannelRange& block, int64_t row) const {
+        return row / block.count * groups_ * width_ + block.group * width_ + block.first + row % block.count;
+    }
+
+    // Writes H of one block, [rows, rows], both triangles.
+    void Gram(int64_t block, float* gram) const {
+        const float share = 1.0f / static_cast<float>(rows_);
+        const int64_t size = blocks_[block].count * taps_;
+        for (int64_t i = 0; i < size; ++i) {
+            for (int64_t j = i; j < size; ++j) {
+                const float sum = width_ == 1 ? gram_[(i * taps_ + j) * groups_ + blocks_[block].group]
+                                              : gram_[begins_[block] + i * size + j];
+                gram[i * size + j] = gram[j * size + i] = sum * share;
+            }
+        }
+    }
+
+    // Bytes kept between batches.
+    size_t StateBytes() const {
+        return sizeof(*this) + gram_.size() * sizeof(float) +
+               sum_.size() * (2 * sizeof(double) + sizeof(int64_t) + sizeof(float)) +
+               blocks_.size() * (sizeof(ChannelRange) + sizeof(size_t));
+    }
+
+ private:
+    static constexpr size_t kManyBlocks = 8;
+    static constexpr int64_t kTile = 256;
+    static constexpr int64_t kLanes = 64;  // channels that are worked on together
+
+    static int64_t Square(int64_t size) { return size * size; }
+
+    void AddBlock(const LayerInput& input, const Window& window, const std::vector<int64_t>& positions,
+                  int64_t block, const ParallelFor& parallel_for) {
+        const ChannelRange& range = blocks_[block];
+        const int64_t size = range.count * taps_;
+        const int64_t count = static_cast<int64_t>(positions.size());
+        std::vector<float> rows(count * size);
+        parallel_for(count, 2 * size, [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; ++i) {
+                GatherRow(input, window, positions[i], range, rows.data() + i * size);
+            }
+        });
+        const int64_t tiles = (size + kTile - 1) / kTile;
+        float* gram = gram_.data() + begins_[block];
+        parallel_for(tiles * tiles + tiles, count * kTile * kTile / 8, [&](int64_t begin, int64_t end) {
+            for (int64_t task = begin; task < end; ++task) {
+                const int64_t first = task % tiles * kTile;
+                const int64_t width = std::min(kTile, size - first);
+                if (task >= tiles * tiles) {
+                    AddColumns(rows.data(), count, range, first, width);
+                    continue;
+                }
+                const int64_t second = task / tiles * kTile;
+                if (second >= first) {
+                    AddToGram(rows.data(), count, size, first, width, second, std::min(kTile, size - second),
+                              gram);
+                }
+            }
+        });
+    }
+
+    // Adds columns of gathered rows to what is kept of each value alone.
+    void AddColumns(const float* rows, int64_t count, const ChannelRange& range, int64_t first,
+                    int64_t width) {
+        const int64_t size = range.count * taps_;
+        std::vector<double> sums(2 * width, 0.0);
+        std::vector<float> largest(width, 0.0f);
+        std::vector<int32_t> nonzero(width, 0);
+        for (int64_t i = 0; i < count; ++i) {
+            AddRow(rows + i * size + first, width, sums.data(), sums.data() + width, largest.data(),
+                   nonzero.data());
+        }
+        for (int64_t column = 0; column < width; ++column) {
+            const int64_t index = Index(range, first + column);
+            sum_[index] += sums[column];
+            power_[index] += sums[width + column];
+            nonzero_[index] += nonzero[column];
+            largest_[index] = std::max(largest_[index], largest[column]);
+        }
+    }
+
+    AMCT_VECTORIZED static void AddRow(const float* row, int64_t width, double* sums, double* squares,
+                                       float* largest, int32_t* nonzero) {
+        for (int64_t i = 0; i < width; ++i) {
+            const float x = row[i];
+            sums[i] += x;
+            squares[i] += static_cast<double>(x) * x;
+            const float magnitude = std::fabs(x);
+            largest[i] = largest[i] < magnitude ? magnitude : largest[i];
+            nonzero[i] += x != 0.0f ? 1 : 0;
+        }
+    }
+
+    // Groups of one channel: the same product of taps for many channels at once.
+    void AddSingleChannels(const LayerInput& input, const Window& window,
+                           const std::vector<int64_t>& positions, const ParallelFor& parallel_for) {
+        const int64_t count = static_cast<int64_t>(positions.size());
+        const int64_t parts = (groups_ + kLanes - 1) / kLanes;
+        parallel_for(parts, count * taps_ * taps_ * kLanes / 8, [&](int64_t begin, int64_t end) {
+            for (int64_t part = begin; part < end; ++part) {
+                const ChannelRange range{part * kLanes, 0, std::min(kLanes, groups_ - part * kLanes)};
+                AddLanes(input, window, positions, range);
+            }
+        });
+    }
+
+    void AddLanes(const LayerInput& input, const Window& window, const std::vector<int64_t>& positions,
+                  const ChannelRange& range) {
+        const int64_t lanes = range.count;
+        std::vector<float> row(taps_ * lanes);
+        std::vector<float> gram(taps_ * taps_ * lanes, 0.0f);
+        std::vector<double> sums(2 * taps_ * lanes, 0.0);
+        std::vector<float> largest(taps_ * lanes, 0.0f);
+        std::vector<int32_t> nonzero(taps_ * lanes, 0);
+        for (const int64_t position : positions) {
+            GatherRow(input, window, position, range, row.data());
+            AddRow(row.data(), taps_ * lanes, sums.data(), sums.data() + taps_ * lanes, largest.data(),
+                   nonzero.data());
+            for (int64_t i = 0; i < taps_; ++i) {
+                for (int64_t j = i; j < taps_; ++j) {
+                    AddProducts(row.data() + i * lanes, row.data() + j * lanes, lanes,
+                                gram.data() + (i * taps_ + j) * lanes);
+                }
+            }
+        }
+        for (int64_t tap = 0; tap < taps_; ++tap) {
+            for (int64_t lane = 0; lane < lanes; ++lane) {
+                const int64_t from = tap * lanes + lane;
+                const int64_t index = tap * groups_ + range.group + lane;
+                sum_[index] += sums[from];
+                power_[index] += sums[taps_ * lanes + from];
+                nonzero_[index] += nonzero[from];
+                largest_[index] = std::max(largest_[index], largest[from]);
+            }
+        }
+        for (int64_t pair = 0; pair < taps_ * taps_; ++pair) {
+            AddTo(gram.data() + pair * lanes, lanes, gram_.data() + pair * groups_ + range.group);
+        }
+    }
+
+    AMCT_VECTORIZED static void AddProducts(const float* left, const float* right, int64_t size,
+                                            float* sums) {
+        for (int64_t i = 0; i < size; ++i) {
+            sums[i] += left[i] * right[i];
+        }
+    }
+
+    static void AddTo(const float* values, int64_t size, float* sums) {
+        for (int64_t i = 0; i < size; ++i) {
+            sums[i] += values[i];
+        }
+    }
+
+    const int64_t groups_;
+    const int64_t width_;
+    const int64_t taps_;
+    int64_t rows_ = 0;
+    std::vector<ChannelRange> blocks_;
+    std::vector<size_t>
+        begins_;  // of the blocks in the next; not for groups of one channel, [taps, taps, groups]
+    std::vector<float> gram_;  // sums, the upper triangle
+    std::vector<double> sum_;
+    std::vector<double> power_;
+    std::vector<int64_t> nonzero_;
+    std::vector<float> largest_;
+};
+
+}  // namespace amct
+
+#endif  // AMCT_TENSORFLOW_OPS_NUMERICS_SECOND_MOMENTS_H_

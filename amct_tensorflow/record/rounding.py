@@ -1,0 +1,155 @@
+"""The file beside a record: integers of the weights, corrections of the biases, and what they are a result of.
+
+It has the record's name and the ending ``.safetensors``, and that format: arrays by name, which any reader of the
+format shows. ``layer NAME`` of its metadata is the key of a layer's arrays, empty if its configuration asks for the
+nearest integers and no correction. With a key K there are
+
+* ``K/weights``, int8 in the shape of the weights; not if they shall be the nearest integers;
+* ``K/bias``, float32, to add to each output channel before the bias is quantized; not if it shall stay as it is;
+* ``K/fingerprint``, float64 [3]: that of the weights in units of scale_w, see `weight_fingerprint`;
+* ``K/errors``, float64 [3]: mean squares, summed over the output channels, of the layer's result without its bias, of
+  what the errors of the weights add to it, and of the part of these that a bias can take;
+* ``K/mean``, ``K/power``, ``K/nonzero``, ``K/largest``, float32 [taps, input channels]: of each value of the input that
+  an output sees the mean, the mean square, how often it is not 0, and the largest magnitude;
+* ``NAME/activation``, float64 [3]: scale_d, offset_d and the mean square error of the quantized input.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+_FORMAT = "amct_tensorflow weight rounding 1"
+_TYPES = {"I8": np.int8, "F32": np.float32, "F64": np.float64}
+_LAYER = "layer "
+
+
+@dataclass(frozen=True)
+class InputStatistics:
+    """What the weights of a layer see of its input, float32 [taps, input channels] each.
+
+    Attributes:
+        mean: the mean.
+        power: the mean square.
+        nonzero: the share of values that are not 0.
+        largest: the largest magnitude.
+    """
+
+    mean: npt.NDArray[np.float32]
+    power: npt.NDArray[np.float32]
+    nonzero: npt.NDArray[np.float32]
+    largest: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class LayerRounding:
+    """What a calibration found beyond the record of a layer with weights.
+
+    Attributes:
+        weights: int8 of the shape of the weights; None for the nearest integers.
+        bias: what to add to each output channel, float32; None for nothing.
+        fingerprint: that of the weights in units of their scales.
+        scale_d: the scale of the input that it was found with.
+        offset_d: the offset, likewise.
+        input_error: the mean square error of the quantized input.
+        signal: the mean square of the result without its bias, summed over the output channels.
+        weight_error: of what the errors of the weights add to the result, likewise; without `mean_error` if there is a
+            `bias`.
+        mean_error: the part of it that a bias can take.
+        inputs: what the weights see of the input.
+    """
+
+    weights: npt.NDArray[np.int8] | None
+    bias: npt.NDArray[np.float32] | None
+    fingerprint: npt.NDArray[np.float64]
+    scale_d: float
+    offset_d: int
+    input_error: float
+    signal: float
+    weight_error: float
+    mean_error: float
+    inputs: InputStatistics
+
+
+class DamagedRounding(Exception):
+    """The file cannot be read; the message says why, in words that follow "it"."""
+
+
+def rounding_path(record_file: str | os.PathLike[str]) -> str:
+    """Returns the path of the file beside a record."""
+    return os.path.realpath(record_file) + ".safetensors"
+
+
+def read_rounding(record_file: str | os.PathLike[str]) -> dict[str, LayerRounding | None] | None:
+    """Reads the file beside a record.
+
+    Args:
+        record_file: the record.
+
+    Returns:
+        What was found, by layer; None for a layer whose configuration asks for nothing. None if there is no file.
+
+    Raises:
+        DamagedRounding: the file cannot be read, or is not of this form.
+    """
+    try:
+        content = Path(rounding_path(record_file)).read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise DamagedRounding(f"cannot be read ({error.strerror})") from error
+    metadata, arrays = _parse(content)
+    if metadata.get("format") != _FORMAT:
+        raise DamagedRounding("is of another format")
+    keys = {name.removeprefix(_LAYER): key for name, key in metadata.items() if name.startswith(_LAYER)}
+    return {layer: _layer_rounding(layer, key, arrays) if key else None for layer, key in keys.items()}
+
+
+def _parse(content: bytes) -> tuple[Mapping[str, str], dict[str, np.ndarray]]:
+    """Returns the metadata and the arrays of a file."""
+    try:
+        start = 8 + int.from_bytes(content[:8], "little")
+        header = json.loads(content[8:start])
+        metadata = header.pop("__metadata__")
+        if len(content) < start or not all(isinstance(value, str) for value in metadata.values()):
+            raise ValueError
+        return metadata, {name: _array(content, start, **entry) for name, entry in header.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        raise DamagedRounding("is damaged") from error
+
+
+def _array(content: bytes, start: int, *, dtype: str, shape: list[int], data_offsets: list[int]) -> np.ndarray:
+    begin, end = data_offsets
+    if not 0 <= begin <= end <= len(content) - start:
+        raise ValueError
+    return np.frombuffer(content[start + begin : start + end], _TYPES[dtype]).reshape(shape)
+
+
+def _layer_rounding(layer: str, key: str, arrays: Mapping[str, np.ndarray]) -> LayerRounding:
+    try:
+        scale_d, offset_d, input_error = map(float, arrays[f"{layer}/activation"])
+        signal, weight_error, mean_error = map(float, arrays[f"{key}/errors"])
+        inputs: dict[str, Any] = {name: arrays[f"{key}/{name}"] for name in ("mean", "power", "nonzero", "largest")}
+        if len({array.shape for array in inputs.values()}) != 1 or arrays[f"{key}/fingerprint"].shape != (3,):
+            raise ValueError
+        return LayerRounding(
+            weights=arrays.get(f"{key}/weights"),
+            bias=arrays.get(f"{key}/bias"),
+            fingerprint=arrays[f"{key}/fingerprint"],
+            scale_d=scale_d,
+            offset_d=int(offset_d),
+            input_error=input_error,
+            signal=signal,
+            weight_error=weight_error,
+            mean_error=mean_error,
+            inputs=InputStatistics(**inputs),
+        )
+    except (KeyError, ValueError) as error:
+        raise DamagedRounding(f"lacks what it should have of layer {layer}") from error

@@ -85,6 +85,7 @@ class Inventory:
         *,
         failed: Container[str] = (),
         unneeded: Container[str] = (),
+        notes: Mapping[str, str] | None = None,
     ) -> None:
         """Logs one line per layer: quantized, or left float and why.
 
@@ -97,13 +98,14 @@ class Inventory:
             module: the job, for the lines.
             failed: names of those of `left` that cannot be quantized.
             unneeded: names of layers that the outputs do not need.
+            notes: what else is to be said of layers that are quantized, by name.
         """
         quantized = {layer.name: layer for layer in workspace.layers}
         for name, found in self.layers.items():
             label = f"{found.op.type} {name}"
             if name in quantized:
-                unfused = quantized[name].unfused_because
-                LOGGER.push_info_message(f"{label}: quantized" + (f"; {unfused}" if unfused else ""), module)
+                more = filter(None, (quantized[name].unfused_because, (notes or {}).get(name)))
+                LOGGER.push_info_message("; ".join([f"{label}: quantized", *more]), module)
             elif name in unneeded:
                 LOGGER.push_info_message(f"{label}: left float because the outputs do not need it", module)
             elif (found.reason is not None and not found.out_of_reach) or name in failed:

@@ -7,9 +7,14 @@ bias,
     weight error      sum of e_o' H e_o for the errors e of the weights; without their mean if the bias takes it
     activation error  sum over k of n_k * sum over o of w_ko^2
 
-with the noise n_k of a quantized input: scale^2 / 12 of the values that are not 0, but no more than their own mean
-square, and what clipping loses. The first two come with the calibration (ops/numerics/compensated_rounding.h). Errors
-of different inputs are taken to be independent, and clipping to lose in proportion to the mean square of an input.
+    shift error       sum of d_o^2 * (4^N_o - 1) / 12 for the N_o bits that the shift of the integer result drops
+
+with the scale d_o of that result, and the noise n_k of a quantized input: scale^2 / 12 of the values that are not 0,
+but no more than their own mean square, and what clipping loses. The first two come with the calibration
+(ops/numerics/compensated_rounding.h), and so does the error of the input as a whole. Errors of different inputs are
+taken to be independent, and clipping to lose in proportion to the mean square of an input.
+
+The dropped bits are cut off, so that the result is too low by d_o * (2^N_o - 1) / 2 in the mean, which a bias can take.
 """
 
 from __future__ import annotations
@@ -19,8 +24,9 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
+from amct_tensorflow.graph_passes.deploy_parameters import deq_scales
 from amct_tensorflow.graph_passes.workspace import Layer
-from amct_tensorflow.record import LayerRounding
+from amct_tensorflow.record import LayerRecord, LayerRounding
 
 _Doubles = npt.NDArray[np.float64]
 
@@ -33,31 +39,51 @@ class Forecast:
         signal: the result.
         weight_error: of the weights.
         activation_error: of the activations.
+        shift_error: of the shift of the result.
     """
 
     signal: float
     weight_error: float
     activation_error: float
+    shift_error: float
 
     @property
     def sqnr(self) -> float:
         """In dB, from -99 to 99."""
-        noise = self.weight_error + self.activation_error
+        noise = self.weight_error + self.activation_error + self.shift_error
         ratio = self.signal / noise if noise > 0 else np.inf
         return float(np.clip(10 * np.log10(max(ratio, 1e-10)), -99.0, 99.0))
 
 
-def forecast(layer: Layer, found: LayerRounding, *, corrected: bool) -> Forecast:
+def forecast(layer: Layer, record: LayerRecord, found: LayerRounding, *, corrected: bool) -> Forecast:
     """Returns the forecast of a layer in its final form, which still has its float weights.
 
     Args:
         layer: the layer.
+        record: its factors.
         found: what its calibration found.
         corrected: whether it takes the correction of its bias, if there is one.
     """
-    not_taken = 0.0 if corrected or found.bias is None else found.mean_error
+    not_corrected = not corrected or found.bias is None
+    not_taken = found.mean_error if found.bias is not None and not corrected else 0.0
     activation_error = float(np.sum(input_noise(found) * input_gains(layer)))
-    return Forecast(found.signal, found.weight_error + not_taken, activation_error)
+    scales, steps = _result_steps(layer, record)
+    shift_error = np.sum(np.square(scales) * (np.square(steps) - 1)) / 12
+    if not_corrected:
+        shift_error += np.sum(np.square(cut_off(layer, record)))
+    return Forecast(found.signal, found.weight_error + not_taken, activation_error, float(shift_error))
+
+
+def cut_off(layer: Layer, record: LayerRecord) -> _Doubles:
+    """Returns what the shift takes from the mean of each output channel."""
+    scales, steps = _result_steps(layer, record)
+    return scales * (steps - 1) / 2
+
+
+def _result_steps(layer: Layer, record: LayerRecord) -> tuple[_Doubles, _Doubles]:
+    """Returns for each output channel the scale of its integer result, and how many of these the shift makes one."""
+    scales = np.broadcast_to(deq_scales(layer, record).astype(np.float64), [layer.channels])
+    return scales, np.broadcast_to(np.exp2(np.array(record.shift_bit or [0], np.float64)), [layer.channels])
 
 
 def input_gains(layer: Layer) -> _Doubles:
@@ -84,6 +110,7 @@ def input_noise(found: LayerRounding) -> _Doubles:
     """Returns the mean square error of each quantized input, [taps, input channels]."""
     power = found.inputs.power.astype(np.float64)
     rounding = np.minimum(found.inputs.nonzero * found.scale_d**2 / 12, power)
-    clipping = max(found.input_error - float(rounding.mean()), 0.0)
-    mean_power = float(power.mean())
-    return rounding + (clipping * power / mean_power if mean_power > 0 else 0.0)
+    excess = found.input_error - float(rounding.mean())
+    if excess <= 0:  # values that lie on steps, such as the integers of an image, lose less
+        return rounding * (found.input_error / max(float(rounding.mean()), np.finfo(np.float64).tiny))
+    return rounding + excess * power / float(power.mean())

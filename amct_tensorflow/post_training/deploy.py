@@ -184,11 +184,15 @@ class FloatModel:
         module: str,
         reasons: Mapping[str, str] | None = None,
         failed: Container[str] = (),
+        notes: Mapping[str, str] | None = None,
     ) -> None:
-        """Logs one line per layer; `reasons` and `failed` are of layers that were left out for other reasons."""
+        """Logs one line per layer; `reasons` and `failed` are of layers that were left out for other reasons.
+
+        `notes` are of layers that are quantized.
+        """
         left = {**dict.fromkeys(inventory.layers, "the record has no factors for it"), **(reasons or {})}
         unneeded = inventory.layers.keys() - self.needed
-        inventory.report(workspace, left, module, failed=failed, unneeded=unneeded)
+        inventory.report(workspace, left, module, failed=failed, unneeded=unneeded, notes=notes)
 
 
 def write_model(

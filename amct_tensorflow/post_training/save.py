@@ -58,7 +58,9 @@ def save_model(pb_model: ModelSource, outputs: list[str], record_file: str, save
     write_model(workspace, model.outputs, files, _MODULE)
     _warn_of_lost_entries(inventory, records, record_file)
     _report_rounding(taken, rounding, record_file)
-    model.report(inventory, workspace, _MODULE)
+    notes = {name: f"about {expected.sqnr:.1f} dB" for name, expected in taken.forecasts.items()}
+    model.report(inventory, workspace, _MODULE, notes=notes)
+    _warn_of_losses(taken)
     report_saved(files, _MODULE)
 
 
@@ -104,6 +106,14 @@ def _rounding_of(record_file: str) -> dict[str, LayerRounding | None]:
             _MODULE,
         )
     return rounding or {}
+
+
+def _warn_of_losses(taken: Taken) -> None:
+    for name, advice in taken.advice.items():
+        LOGGER.push_warning_message(
+            f"layer {name} keeps only about {taken.forecasts[name].sqnr:.1f} dB of its result in int8: {advice}",
+            _MODULE,
+        )
 
 
 def _report_rounding(taken: Taken, rounding: Mapping[str, LayerRounding | None], record_file: str) -> None:

@@ -15,12 +15,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from amct_tensorflow.graph_passes.forecasts import Forecast, forecast
+from amct_tensorflow.graph_passes.forecasts import Forecast, cut_off, forecast
+from amct_tensorflow.graph_passes.remedies import advice_for
 from amct_tensorflow.graph_passes.workspace import Layer
 from amct_tensorflow.ops import weight_fingerprint
 from amct_tensorflow.record import LayerRecord, LayerRounding
 
 _LEAST_GAIN = 0.1  # dB
+_LEAST_SQNR = 10.0  # dB, of a layer that deserves no warning
 # Weights that are folded by other arithmetic differ by 1e-7 or so; one step of one weight of a million is above.
 _FINGERPRINT_TOLERANCE = 1e-5
 
@@ -31,18 +33,20 @@ class Taken:
 
     Attributes:
         forecasts: of the layers that were calibrated with it, by name.
+        advice: of those of them that lose much, why that is and what would help, in words.
         reasons: why others take nothing, by name.
     """
 
-    forecasts: dict[str, Forecast]
-    reasons: dict[str, str]
+    forecasts: dict[str, Forecast] = dataclasses.field(default_factory=dict)
+    advice: dict[str, str] = dataclasses.field(default_factory=dict)
+    reasons: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def take_rounding(
     layers: list[Layer], records: Mapping[str, LayerRecord], rounding: Mapping[str, LayerRounding | None]
 ) -> Taken:
     """Runs the pass, with the final weights and the scales of the records."""
-    taken = Taken({}, {})
+    taken = Taken()
     for layer in layers:
         if not layer.row.has_weights:
             continue
@@ -54,7 +58,10 @@ def take_rounding(
         if reason is not None:
             taken.reasons[layer.name] = reason
         elif found is not None:
-            taken.forecasts[layer.name] = _take(layer, found)
+            expected = _take(layer, records[layer.name], found)
+            taken.forecasts[layer.name] = expected
+            if expected.sqnr < _LEAST_SQNR:
+                taken.advice[layer.name] = advice_for(layer, found, expected)
     return taken
 
 
@@ -72,11 +79,12 @@ def _reason_against(layer: Layer, record: LayerRecord, found: LayerRounding) -> 
     return None
 
 
-def _take(layer: Layer, found: LayerRounding) -> Forecast:
+def _take(layer: Layer, record: LayerRecord, found: LayerRounding) -> Forecast:
     layer.integers = found.weights
-    corrected = forecast(layer, found, corrected=True)
-    as_it_is = forecast(layer, found, corrected=False)
+    corrected = forecast(layer, record, found, corrected=True)
+    as_it_is = forecast(layer, record, found, corrected=False)
     if found.bias is None or (layer.bias is None and corrected.sqnr < as_it_is.sqnr + _LEAST_GAIN):
         return as_it_is
-    layer.bias = found.bias if layer.bias is None else layer.bias + found.bias
+    correction = (found.bias + cut_off(layer, record)).astype(np.float32)
+    layer.bias = correction if layer.bias is None else layer.bias + correction
     return corrected

@@ -1,8 +1,10 @@
 // The mean and the second moments of a layer's input as its weights see it, over samples of its positions.
 //
-// For the input x of one output position, a vector over taps and channels, they are m = E[x] and
-// H = E[x x']. H is kept in diagonal blocks: one a group, or several of at most `most_block` rows each, which
-// hold whole channels with all their taps.
+// For the input x of one output position, a vector over taps and channels, they are m = E[x] and the
+// covariance C = E[(x - m)(x - m)']. C is kept in diagonal blocks: one a group, or several of at most
+// `most_block` rows each, which hold whole channels with all their taps. Products are summed of what x
+// differs from the mean of the first batch by: an input that hardly changes would be lost in the rounding of
+// its squares.
 
 #ifndef AMCT_TENSORFLOW_OPS_NUMERICS_SECOND_MOMENTS_H_
 #define AMCT_TENSORFLOW_OPS_NUMERICS_SECOND_MOMENTS_H_
@@ -21,7 +23,7 @@ namespace amct {
 class SecondMoments {
  public:
     // The positions that all batches together are sampled at. More gained nothing where it was measured.
-    static constexpr int64_t kPositions = 2000;
+    static constexpr int64_t kPositions = 1024;
 
     SecondMoments(int64_t groups, int64_t width, int64_t taps, int64_t most_block)
         : groups_(groups), width_(width), taps_(taps) {
@@ -30,6 +32,7 @@ class SecondMoments {
         power_.assign(size, 0.0);
         nonzero_.assign(size, 0);
         largest_.assign(size, 0.0f);
+        pivot_.assign(size, 0.0f);
         const int64_t parts = (width * taps + most_block - 1) / most_block;
         const int64_t most = (width + parts - 1) / parts;
         for (int64_t group = 0; group < groups; ++group) {
@@ -83,15 +86,21 @@ class SecondMoments {
         return row / block.count * groups_ * width_ + block.group * width_ + block.first + row % block.count;
     }
 
-    // Writes H of one block, [rows, rows], both triangles.
-    void Gram(int64_t block, float* gram) const {
-        const float share = 1.0f / static_cast<float>(rows_);
+    // Writes C of one block, [rows, rows], both triangles.
+    void Covariance(int64_t block, float* covariance) const {
+        const double share = 1.0 / static_cast<double>(rows_);
         const int64_t size = blocks_[block].count * taps_;
+        std::vector<double> shift(size);
+        for (int64_t i = 0; i < size; ++i) {
+            const int64_t index = Index(blocks_[block], i);
+            shift[i] = Mean(index) - pivot_[index];
+        }
         for (int64_t i = 0; i < size; ++i) {
             for (int64_t j = i; j < size; ++j) {
                 const float sum = width_ == 1 ? gram_[(i * taps_ + j) * groups_ + blocks_[block].group]
                                               : gram_[begins_[block] + i * size + j];
-                gram[i * size + j] = gram[j * size + i] = sum * share;
+                covariance[i * size + j] = covariance[j * size + i] =
+                    static_cast<float>(sum * share - shift[i] * shift[j]);
             }
         }
     }
@@ -99,7 +108,7 @@ class SecondMoments {
     // Bytes kept between batches.
     size_t StateBytes() const {
         return sizeof(*this) + gram_.size() * sizeof(float) +
-               sum_.size() * (2 * sizeof(double) + sizeof(int64_t) + sizeof(float)) +
+               sum_.size() * (2 * sizeof(double) + sizeof(int64_t) + 2 * sizeof(float)) +
                blocks_.size() * (sizeof(ChannelRange) + sizeof(size_t));
     }
 
@@ -122,31 +131,31 @@ class SecondMoments {
             }
         });
         const int64_t tiles = (size + kTile - 1) / kTile;
+        parallel_for(tiles, count * kTile, [&](int64_t begin, int64_t end) {
+            for (int64_t tile = begin; tile < end; ++tile) {
+                AddColumns(rows.data(), count, range, tile * kTile, std::min(kTile, size - tile * kTile));
+            }
+        });
         float* gram = gram_.data() + begins_[block];
-        parallel_for(tiles * tiles + tiles, count * kTile * kTile / 8, [&](int64_t begin, int64_t end) {
-            for (int64_t task = begin; task < end; ++task) {
-                const int64_t first = task % tiles * kTile;
-                const int64_t width = std::min(kTile, size - first);
-                if (task >= tiles * tiles) {
-                    AddColumns(rows.data(), count, range, first, width);
-                    continue;
-                }
-                const int64_t second = task / tiles * kTile;
+        parallel_for(tiles * tiles, count * kTile * kTile / 8, [&](int64_t begin, int64_t end) {
+            for (int64_t tile = begin; tile < end; ++tile) {
+                const int64_t first = tile % tiles * kTile;
+                const int64_t second = tile / tiles * kTile;
                 if (second >= first) {
-                    AddToGram(rows.data(), count, size, first, width, second, std::min(kTile, size - second),
-                              gram);
+                    AddToGram(rows.data(), count, size, first, std::min(kTile, size - first), second,
+                              std::min(kTile, size - second), gram);
                 }
             }
         });
     }
 
-    // Adds columns of gathered rows to what is kept of each value alone.
-    void AddColumns(const float* rows, int64_t count, const ChannelRange& range, int64_t first,
-                    int64_t width) {
+    // Adds columns of gathered rows to what is kept of each value alone, and subtracts the pivot from them.
+    void AddColumns(float* rows, int64_t count, const ChannelRange& range, int64_t first, int64_t width) {
         const int64_t size = range.count * taps_;
         std::vector<double> sums(2 * width, 0.0);
         std::vector<float> largest(width, 0.0f);
         std::vector<int32_t> nonzero(width, 0);
+        std::vector<float> pivot(width);
         for (int64_t i = 0; i < count; ++i) {
             AddRow(rows + i * size + first, width, sums.data(), sums.data() + width, largest.data(),
                    nonzero.data());
@@ -157,6 +166,19 @@ class SecondMoments {
             power_[index] += sums[width + column];
             nonzero_[index] += nonzero[column];
             largest_[index] = std::max(largest_[index], largest[column]);
+            if (rows_ == 0) {
+                pivot_[index] = static_cast<float>(sums[column] / static_cast<double>(count));
+            }
+            pivot[column] = pivot_[index];
+        }
+        for (int64_t i = 0; i < count; ++i) {
+            Subtract(pivot.data(), width, rows + i * size + first);
+        }
+    }
+
+    AMCT_VECTORIZED static void Subtract(const float* pivot, int64_t size, float* values) {
+        for (int64_t i = 0; i < size; ++i) {
+            values[i] -= pivot[i];
         }
     }
 
@@ -188,34 +210,27 @@ class SecondMoments {
     void AddLanes(const LayerInput& input, const Window& window, const std::vector<int64_t>& positions,
                   const ChannelRange& range) {
         const int64_t lanes = range.count;
-        std::vector<float> row(taps_ * lanes);
-        std::vector<float> gram(taps_ * taps_ * lanes, 0.0f);
-        std::vector<double> sums(2 * taps_ * lanes, 0.0);
-        std::vector<float> largest(taps_ * lanes, 0.0f);
-        std::vector<int32_t> nonzero(taps_ * lanes, 0);
-        for (const int64_t position : positions) {
-            GatherRow(input, window, position, range, row.data());
-            AddRow(row.data(), taps_ * lanes, sums.data(), sums.data() + taps_ * lanes, largest.data(),
-                   nonzero.data());
-            for (int64_t i = 0; i < taps_; ++i) {
-                for (int64_t j = i; j < taps_; ++j) {
-                    AddProducts(row.data() + i * lanes, row.data() + j * lanes, lanes,
-                                gram.data() + (i * taps_ + j) * lanes);
+        const int64_t size = taps_ * lanes;
+        const int64_t count = static_cast<int64_t>(positions.size());
+        std::vector<float> rows(count * size);
+        for (int64_t i = 0; i < count; ++i) {
+            GatherRow(input, window, positions[i], range, rows.data() + i * size);
+        }
+        AddColumns(rows.data(), count, range, 0, size);
+        std::vector<float> gram(taps_ * size, 0.0f);
+        for (int64_t i = 0; i < count; ++i) {
+            const float* row = rows.data() + i * size;
+            for (int64_t tap = 0; tap < taps_; ++tap) {
+                for (int64_t other = tap; other < taps_; ++other) {
+                    AddProducts(row + tap * lanes, row + other * lanes, lanes,
+                                gram.data() + (tap * taps_ + other) * lanes);
                 }
             }
         }
-        for (int64_t tap = 0; tap < taps_; ++tap) {
-            for (int64_t lane = 0; lane < lanes; ++lane) {
-                const int64_t from = tap * lanes + lane;
-                const int64_t index = tap * groups_ + range.group + lane;
-                sum_[index] += sums[from];
-                power_[index] += sums[taps_ * lanes + from];
-                nonzero_[index] += nonzero[from];
-                largest_[index] = std::max(largest_[index], largest[from]);
-            }
-        }
         for (int64_t pair = 0; pair < taps_ * taps_; ++pair) {
-            AddTo(gram.data() + pair * lanes, lanes, gram_.data() + pair * groups_ + range.group);
+            for (int64_t lane = 0; lane < lanes; ++lane) {
+                gram_[pair * groups_ + range.group + lane] += gram[pair * lanes + lane];
+            }
         }
     }
 
@@ -223,12 +238,6 @@ class SecondMoments {
                                             float* sums) {
         for (int64_t i = 0; i < size; ++i) {
             sums[i] += left[i] * right[i];
-        }
-    }
-
-    static void AddTo(const float* values, int64_t size, float* sums) {
-        for (int64_t i = 0; i < size; ++i) {
-            sums[i] += values[i];
         }
     }
 
@@ -244,6 +253,7 @@ class SecondMoments {
     std::vector<double> power_;
     std::vector<int64_t> nonzero_;
     std::vector<float> largest_;
+    std::vector<float> pivot_;  // the mean of the first batch
 };
 
 }  // namespace amct

@@ -19,7 +19,7 @@ from amct_tensorflow.record import LayerRounding
 
 _Doubles = npt.NDArray[np.float64]
 
-_STRENGTHS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+_STRENGTHS = (0.5, 0.4, 0.6, 0.3, 0.7, 0.2, 0.8)  # of equal ones, to a dB, the first is named
 _LEAST_GAIN = 3.0  # dB, for something to be called a remedy
 _TINY = float(np.finfo(np.float64).tiny)
 _HEAVY_TAIL = 30.0  # of the largest value against the root of the mean square
@@ -71,7 +71,9 @@ def _remedies(layer: Layer, found: LayerRounding, now: Forecast) -> Iterator[Rem
     if not layer.channel_axes and layer.row.channel_wise:
         yield _channel_wise(present, now)
     if layer.balance is None:
-        yield max((_balanced(present, found, now, strength) for strength in _STRENGTHS), key=lambda item: item.sqnr)
+        yield max(
+            (_balanced(present, found, now, strength) for strength in _STRENGTHS), key=lambda item: round(item.sqnr)
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,6 +21,7 @@ from amct_tensorflow.inventory import Inventory
 from amct_tensorflow.log import LOGGER
 from amct_tensorflow.post_training.create_config import simplified_config_of
 from amct_tensorflow.progress import counted
+from amct_tensorflow.record import rounding_path
 from amct_tensorflow_cli import evaluator as evaluators
 from amct_tensorflow_cli.conf_file import CompressionConf, read_conf
 from amct_tensorflow_cli.feeders import DataFeeder, EvaluatorFeeder, Feeder
@@ -104,7 +105,7 @@ def screen(verbose: bool, level: str | None = None) -> Iterator[None]:
 
 
 def _run(job: _Job) -> None:
-    files = [job.config_file, job.record_file]
+    files = [job.config_file, job.record_file, rounding_path(job.record_file)]
     for path in files:
         check_writable(path)
     started = time.monotonic()
@@ -114,7 +115,7 @@ def _run(job: _Job) -> None:
             feeder = _feeder(job, model, stack)
         config = _plan(job, model.graph)
         feeder.prepare(config.batch_num)  # too few data are found before anything is written
-        config_file, record_file = stack.enter_context(staged(files))
+        config_file, record_file, _ = stack.enter_context(staged(files))
         write_config(config_file, config)
         _calibrate(model, feeder, config, config_file, record_file)
         with progress.status("saving"):

@@ -198,7 +198,8 @@ CALIBRATION = Command(
         "  <save_path>_quantized.pb  the int8 model\n"
         "  <save_path>_quant.json    which float ops each of its ops stands for\n"
         "  <save_path>_config.json   what was quantized and how\n"
-        "  <save_path>_record.txt    the scales; with it, the command convert makes the model again\n"
+        "  <save_path>_record.txt    the scales; the command convert takes them, too\n"
+        "  <save_path>_record.txt.safetensors  how the weights are rounded, for save_model\n"
         "16 to 32 samples in all are enough, prepared exactly as for inference."
     ),
     example=(

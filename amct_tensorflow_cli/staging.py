@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import tensorflow as tf
 
@@ -34,19 +34,31 @@ def _make_folder(path: str) -> None:
         raise not_writable(path, path, error) from error
 
 
+def _stand_in(target: str, earlier: Mapping[str, str]) -> str:
+    for other, stand_in in earlier.items():
+        start, path = os.path.realpath(other) + ".", os.path.realpath(target)
+        if path.startswith(start):
+            return f"{stand_in}.{path.removeprefix(start)}"
+    return os.path.join(os.path.dirname(target), f".{uuid.uuid4().hex}.tmp")
+
+
 @contextlib.contextmanager
 def staged(targets: Sequence[str]) -> Iterator[list[str]]:
     """Gives paths beside those of the targets, which take their places at the end; after an error they are gone.
 
-    An error names the target in place of its stand-in.
+    A target whose name continues that of an earlier one gets a path that continues the earlier one's; it need not be
+    written. An error names the target in place of its stand-in.
     """
-    stand_ins = [os.path.join(os.path.dirname(target), f".{uuid.uuid4().hex}.tmp") for target in targets]
+    stand_ins: list[str] = []
+    for target in targets:
+        stand_ins.append(_stand_in(target, dict(zip(targets, stand_ins, strict=False))))
     try:
         for target in targets:
             _make_folder(target)
         yield stand_ins
         for target, stand_in in zip(targets, stand_ins, strict=True):
-            os.replace(stand_in, os.path.realpath(target))
+            if os.path.exists(stand_in):
+                os.replace(stand_in, os.path.realpath(target))
     except (AmctError, tf.errors.OpError) as error:
         message = described = describe(error)
         for target, stand_in in zip(targets, stand_ins, strict=True):

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from amct_tensorflow.graph_passes.forecasts import Forecast, weights_by_input
 from amct_tensorflow.graph_passes.workspace import Layer
+from amct_tensorflow.layers import FoundLayer
 from amct_tensorflow.record import LayerRounding
 
 _Doubles = npt.NDArray[np.float64]
@@ -68,7 +69,7 @@ def advice_for(layer: Layer, found: LayerRounding, now: Forecast) -> str:
 def _remedies(layer: Layer, found: LayerRounding, now: Forecast) -> Iterator[Remedy]:
     power = found.inputs.power.astype(np.float64)
     present = _Form(layer, weights_by_input(layer), power, found.scale_d, bool(layer.channel_axes))
-    if not layer.channel_axes and layer.row.channel_wise:
+    if not layer.channel_axes and not FoundLayer(layer.op, layer.row, None).one_scale:
         yield _channel_wise(present, now)
     if layer.balance is None:
         yield max(
@@ -99,7 +100,7 @@ class _Form:
         layout = self.layer.row.weight_layout(self.layer.op)
         by_input = np.abs(self.weights).max(axis=0).reshape(layout.groups, layout.width, layout.outputs)
         largest: _Doubles = by_input.max(axis=1)
-        return largest
+        return np.broadcast_to(largest.max(axis=0), largest.shape) if layout.batched else largest
 
     def scales(self) -> _Doubles:
         """Returns the scales of the weights, [groups, outputs]."""

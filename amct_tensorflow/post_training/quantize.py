@@ -79,7 +79,8 @@ def quantize_model(
         )
     book = _open_record(record_file, workspace, config, rounding)
     perform_calibration(workspace, config, book, rounding)
-    inventory.report(workspace, _left_out(inventory, config), _MODULE)
+    notes = {name: f"its weights are rounded to the nearest, because {why}" for name, why in rounding.reasons.items()}
+    inventory.report(workspace, _left_out(inventory, config), _MODULE, notes=notes)
     LOGGER.push_info_message(
         f"run the graph {config.batch_num} time(s) in a new session, then call save_model with {record_file}",
         _MODULE,

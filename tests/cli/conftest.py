@@ -55,6 +55,14 @@ def model(tmp_path) -> str:
 
 
 @pytest.fixture
+def nearest(tmp_path) -> tuple[str, str]:
+    """Options of a calibration whose model is the one that `convert` makes of its record."""
+    path = tmp_path / "nearest.cfg"
+    path.write_text("batch_num: 1 weight_rounding: nearest bias_correction: false")
+    return "--calibration_config", str(path)
+
+
+@pytest.fixture
 def data(tmp_path) -> Path:
     """Four .bin batches of 4 for `model`."""
     folder = tmp_path / "data"

@@ -54,7 +54,7 @@ def test_only_what_must_be_said(cli, model, samples):
     code, out, err = cli("calibration", "--model", model, "--save_path", "out/", "--data_dir", samples)
     assert code == 0, err
     assert sorted(path.name for path in Path("out").iterdir()) == [
-        *("config.json", "quant.json", "quantized.pb", "record.txt")
+        *("config.json", "quant.json", "quantized.pb", "record.txt", "record.txt.safetensors")
     ]
     assert "1 batch of 24" in err
     assert "note:" not in out

@@ -25,8 +25,9 @@ def trained(tmp_path) -> str:
     return freeze(graph, tmp_path / "trained.pb")
 
 
-def test_a_record_gives_the_calibrated_model_again(cli, model, samples):
-    assert cli("calibration", "--model", model, "--save_path", "out/m", "--data_dir", samples).code == 0
+def test_a_record_gives_the_calibrated_model_again(cli, model, samples, nearest):
+    calibration = ("calibration", "--model", model, "--save_path", "out/m", "--data_dir", samples)
+    assert cli(*calibration, *nearest).code == 0
     options = ("convert", "--model", model, "--record_file", "out/m_record.txt", "--save_path", "again/m")
     code, out, err = cli(*options, "--outputs", "out:0")
     assert code == 0, err

@@ -90,7 +90,7 @@ def keras_model():
 
 
 @pytest.mark.parametrize("form", ["keras", "SavedModel", "pbtxt"])
-def test_other_forms(cli, samples, tmp_path, keras_model, form):
+def test_other_forms(cli, samples, nearest, tmp_path, keras_model, form):
     path, options, end = tmp_path / "model.keras", (), "end:0"
     if form == "keras":
         keras_model.save(path)
@@ -103,7 +103,7 @@ def test_other_forms(cli, samples, tmp_path, keras_model, form):
     out = cli("inspect", "--model", path, *options).out
     assert f"{path} is a float model" in out
     assert f'--outputs "{end}"\n  --input_shape "x:32,8,8,3"\n' in out
-    code, out, err = cli(*calibration(path, samples, *options))
+    code, out, err = cli(*calibration(path, samples, *options, *nearest))
     assert code == 0, err
     assert "layers are quantized\n" in out and "than the float model" in out
     again = ("--save_path", "out/again", "--record_file", "out/m_record.txt")

@@ -45,7 +45,7 @@ def test_no_tensorflow_for_that(arguments, code, shown):
     assert shown in result.stdout + result.stderr
 
 
-def test_a_whole_day(model, data):
+def test_a_whole_day(model, data, nearest):
     """inspect, calibration and convert print what they must, and nothing of TensorFlow's."""
     shown = program("inspect", "--model", model)
     assert shown.returncode == 0
@@ -53,7 +53,7 @@ def test_a_whole_day(model, data):
     assert '--input_shape "x:32,8,8,3"' in shown.stdout
     made = program(
         *("calibration", "--model", model, "--save_path", "out/m", "--data_dir", data, "--batch_num", 4),
-        *("--input_shape", "x:4,8,8,3", "--data_types", "float32"),
+        *("--input_shape", "x:4,8,8,3", "--data_types", "float32", *nearest),
         launcher=("-m", "amct_tensorflow"),
     )
     assert made.returncode == 0, made.stderr

@@ -41,13 +41,13 @@ def test_readers_that_went_away(model, samples, stream):
     process = start(*calibration(model, samples), **{stream: writer})
     os.close(writer)
     assert process.wait() == 0
-    assert len(list(Path("out").iterdir())) == 4
+    assert len(list(Path("out").iterdir())) == 5
 
 
 def test_closed_from_the_start(model, samples):
     process = start(*calibration(model, samples), preexec_fn=lambda: os.closerange(1, 3))
     assert process.wait() == 0
-    assert len(list(Path("out").iterdir())) == 4
+    assert len(list(Path("out").iterdir())) == 5
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")

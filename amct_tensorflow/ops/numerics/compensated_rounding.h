@@ -67,8 +67,9 @@ class FixedPointWeights {
 
     bool empty() const { return values_.empty(); }
     float operator[](int64_t index) const { return static_cast<float>(values_[index]) / kOne; }
-    // The scale of an output: there is one in all, or one for each.
-    float Scale(int64_t output) const { return scales_[scales_.size() == 1 ? 0 : output]; }
+    // The scale of an output, counted over all groups: there is one in all, one for each, or as many as a
+    // group of a batch of matrices has.
+    float Scale(int64_t output) const { return scales_[output % static_cast<int64_t>(scales_.size())]; }
 
  private:
     static constexpr float kOne = 256.0f;

@@ -9,12 +9,30 @@ namespace amct {
 
 namespace {
 
-// A factor from -1 to 1 for each index, the same everywhere: SplitMix64.
-double PseudoRandom(uint64_t index) {
-    uint64_t z = (index + 1) * 0x9e3779b97f4a7c15ull;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
-    return static_cast<double>(static_cast<int64_t>(z ^ (z >> 31))) / 9223372036854775808.0;
+// Adds to the sums of a fingerprint, which are kept in lanes. The factors are a hash of the index, and one of
+// that.
+AMCT_VECTORIZED void AddToFingerprint(const float* weights, int64_t first, int64_t size, const float* scales,
+                                      int64_t step, double* sums) {
+    constexpr int kLanes = 8;
+    double lanes[3][kLanes] = {};
+    for (int64_t start = 0; start < size; start += kLanes) {
+        const int count = static_cast<int>(std::min<int64_t>(kLanes, size - start));
+        for (int lane = 0; lane < count; ++lane) {
+            const int64_t i = start + lane;
+            uint32_t hash = static_cast<uint32_t>(first + i) * 2654435761u;
+            hash = (hash ^ (hash >> 15)) * 2246822519u;
+            const uint32_t other = (hash ^ (hash >> 13)) * 3266489917u;
+            const double ratio = weights[i] / scales[i * step];
+            lanes[0][lane] += ratio * static_cast<int32_t>(hash);
+            lanes[1][lane] += ratio * static_cast<int32_t>(other);
+            lanes[2][lane] += ratio * ratio;
+        }
+    }
+    for (int sum = 0; sum < 3; ++sum) {
+        for (const double lane : lanes[sum]) {
+            sums[sum] += lane;
+        }
+    }
 }
 
 // Runs tasks that differ in size, the largest first, on all threads.
@@ -50,15 +68,11 @@ void AddMoments(const std::string& key, const SecondMoments& inputs, Safetensors
 
 WeightFingerprint FingerprintOf(const float* weights, const ChannelView& view, const float* scales) {
     WeightFingerprint sums{};
-    view.ForEachRun([&](int64_t channel, int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) {
-            const double ratio = static_cast<double>(weights[i]) / scales[channel];
-            sums[0] += ratio * PseudoRandom(2 * i);
-            sums[1] += ratio * PseudoRandom(2 * i + 1);
-            sums[2] += ratio * ratio;
-        }
+    ForEachScaledRow(view, scales, [&](int64_t begin, int64_t size, const float* row_scales, int64_t step) {
+        AddToFingerprint(weights + begin, begin, size, row_scales, step, sums.data());
     });
-    return sums;
+    constexpr double kLargest = 2147483648.0;  // of a hash
+    return {sums[0] / kLargest, sums[1] / kLargest, sums[2]};
 }
 
 void RoundingBook::SetWeights(const std::string& layer, const float* weights, const ChannelView& view,

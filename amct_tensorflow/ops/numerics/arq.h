@@ -29,6 +29,21 @@ struct ChannelView {
     }
 };
 
+// Calls fn(begin, size, scales, step) for rows that are as long as can be: the scale of value begin + i is
+// scales[i * step], and step is 0 or 1.
+template <typename Function>
+void ForEachScaledRow(const ChannelView& view, const float* scales, const Function& fn) {
+    if (view.inner == 1) {
+        for (int64_t row = 0; row < view.outer; ++row) {
+            fn(row * view.channels, view.channels, scales, int64_t{1});
+        }
+        return;
+    }
+    view.ForEachRun([&](int64_t channel, int64_t begin, int64_t end) {
+        fn(begin, end - begin, scales + channel, int64_t{0});
+    });
+}
+
 // scale = largest / 127 if the value of largest magnitude is positive, else largest / -128, for 8 bits.
 inline float SymmetricScale(float min, float max, int num_bits) {
     const float largest = std::fabs(max) > std::fabs(min) ? max : min;

@@ -54,15 +54,10 @@ class FixedPointWeights {
     FixedPointWeights() = default;
     FixedPointWeights(const float* weights, const ChannelView& view, const float* scales)
         : values_(view.size()), scales_(scales, scales + view.channels) {
-        view.ForEachRun([&](int64_t channel, int64_t begin, int64_t end) {
-            for (int64_t i = begin; i < end; ++i) {
-                const float ratio = Clip(weights[i] / scales[channel], -128.0f, 127.0f);
-                const float nearest = RoundHalfAway(ratio) * kOne;
-                // No tie that was none: the nearest integer stays the same.
-                values_[i] = static_cast<int16_t>(
-                    Clip(RoundHalfAway(ratio * kOne), nearest - kOne / 2 + 1, nearest + kOne / 2 - 1));
-            }
-        });
+        ForEachScaledRow(view, scales,
+                         [&](int64_t begin, int64_t size, const float* row_scales, int64_t step) {
+                             ToFixedPoint(weights + begin, size, row_scales, step, values_.data() + begin);
+                         });
     }
 
     bool empty() const { return values_.empty(); }
@@ -73,6 +68,18 @@ class FixedPointWeights {
 
  private:
     static constexpr float kOne = 256.0f;
+
+    AMCT_VECTORIZED static void ToFixedPoint(const float* weights, int64_t size, const float* scales,
+                                             int64_t step, int16_t* values) {
+        for (int64_t i = 0; i < size; ++i) {
+            const float ratio = Clip(weights[i] / scales[i * step], -128.0f, 127.0f);
+            const float nearest = RoundHalfAway(ratio) * kOne;
+            // No tie that was none: the nearest integer stays the same.
+            const float value =
+                Clip(RoundHalfAway(ratio * kOne), nearest - kOne / 2 + 1, nearest + kOne / 2 - 1);
+            values[i] = static_cast<int16_t>(static_cast<int32_t>(value));
+        }
+    }
 
     std::vector<int16_t> values_;
     std::vector<float> scales_;

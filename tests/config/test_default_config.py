@@ -32,6 +32,7 @@ def test_defaults(default):
         search_step=0.01,
         asymmetric=True,
     )
+    rounding = {"weight_rounding": "compensated", "bias_correction": True}
     assert default() == QuantConfig(
         version=1,
         batch_num=1,
@@ -40,12 +41,15 @@ def test_defaults(default):
         tensor_quantize=(),
         shift_n=True,
         do_fusion=True,
+        **rounding,
         skip_fusion_layers=(),
         layers={
-            "net/conv": LayerConfig(True, activation, WeightParams(8, "arq_quantize", channel_wise=True)),
+            "net/conv": LayerConfig(True, activation, WeightParams(8, "arq_quantize", channel_wise=True, **rounding)),
             "net/pool": LayerConfig(True, activation, None),
-            "net/fc": LayerConfig(True, activation, WeightParams(8, "arq_quantize", channel_wise=False)),
-            "net/logits": LayerConfig(True, activation, WeightParams(8, "arq_quantize", channel_wise=False)),
+            "net/fc": LayerConfig(True, activation, WeightParams(8, "arq_quantize", channel_wise=False, **rounding)),
+            "net/logits": LayerConfig(
+                True, activation, WeightParams(8, "arq_quantize", channel_wise=False, **rounding)
+            ),
         },
     )
 

@@ -24,6 +24,8 @@ def test_global_values(read):
             "joint_quant": False,
             "shift_n": False,
             "do_fusion": False,
+            "weight_rounding": "nearest",
+            "bias_correction": False,
             "fakequant_precision_mode": "DEFAULT",
             "skip_fusion_layers": ["net/fc", "net/conv"],
             "tensor_quantize": [],
@@ -32,6 +34,7 @@ def test_global_values(read):
     )
     assert (config.batch_num, config.activation_offset) == (16, False)
     assert (config.shift_n, config.do_fusion) == (False, False)
+    assert (config.weight_rounding, config.bias_correction) == ("nearest", False)
     assert config.skip_fusion_layers == ("net/fc", "net/conv")
 
 
@@ -89,6 +92,25 @@ def test_asymmetric_of_a_layer_wins(read, offset, own):
     params = {} if own is None else {"asymmetric": own}
     config = read({"activation_offset": offset, "net/conv": {"activation_quant_params": params}})
     assert config.layers["net/conv"].activation.asymmetric is (offset if own is None else own)
+
+
+@pytest.mark.parametrize("own", [None, "compensated", "nearest"])
+@pytest.mark.parametrize("common", [None, "compensated", "nearest"])
+def test_weight_rounding_of_a_layer_wins(read, common, own):
+    document = {} if common is None else {"weight_rounding": common}
+    params = {} if own is None else {"weight_rounding": own}
+    config = read({**document, "net/conv": {"weight_quant_params": params}, "net/fc": {}})
+    assert config.layers["net/conv"].weights.weight_rounding == (own or common or "compensated")
+    assert config.layers["net/fc"].weights.weight_rounding == (common or "compensated")
+
+
+@pytest.mark.parametrize("own", [None, True, False])
+@pytest.mark.parametrize("common", [True, False])
+def test_bias_correction_of_a_layer_wins(read, common, own):
+    params = {} if own is None else {"bias_correction": own}
+    config = read({"bias_correction": common, "net/conv": {"weight_quant_params": params}, "net/fc": {}})
+    assert config.layers["net/conv"].weights.bias_correction is (common if own is None else own)
+    assert config.layers["net/fc"].weights.bias_correction is common
 
 
 def test_disabled_layers_are_kept(read):

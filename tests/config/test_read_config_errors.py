@@ -85,9 +85,10 @@ def test_unknown(read, document, message):
         *[({"batch_num": bad}, "batch_num") for bad in (True, 2.0, "2", [1], float("nan"))],
         *[
             ({field: bad}, field)
-            for field in ("activation_offset", "joint_quant", "shift_n", "do_fusion")
+            for field in ("activation_offset", "joint_quant", "shift_n", "do_fusion", "bias_correction")
             for bad in (1, "true", None)
         ],
+        *[({"weight_rounding": bad}, "weight_rounding") for bad in (1, True, None)],
         ({"fakequant_precision_mode": 1}, "fakequant_precision_mode"),
         *[({"skip_fusion_layers": bad}, "skip_fusion_layers") for bad in ("net/conv", [1], {})],
         *[({"tensor_quantize": bad}, "tensor_quantize") for bad in ({}, [1], "x")],
@@ -111,6 +112,8 @@ def test_unknown(read, document, message):
         (weight(num_bits="8"), "num_bits"),
         (weight(wts_algo=None), "wts_algo"),
         (weight(channel_wise=1), "channel_wise"),
+        (weight(weight_rounding=None), "weight_rounding"),
+        (weight(bias_correction=1), "bias_correction"),
         (weight(wts_algo="nuq_quantize", num_steps=16.0), "num_steps"),
         (weight(wts_algo="nuq_quantize", num_of_iteration=True), "num_of_iteration"),
         (tensor(layer_name=1), "layer_name"),
@@ -131,6 +134,7 @@ def test_wrong_type(read, document, field):
         ({"batch_num": 0}, "batch_num"),
         ({"batch_num": -3}, "batch_num"),
         ({"batch_num": 2**31}, "batch_num"),
+        *[({"weight_rounding": bad}, "weight_rounding") for bad in ("up", "Nearest", "")],
         ({"fakequant_precision_mode": "fp16"}, "fakequant_precision_mode"),
         *[(conv(dmq_balancer_param=bad), "dmq_balancer_param") for bad in (0.19, 0.81, 1, float("nan"))],
         *[(activation(num_bits=bad), "num_bits") for bad in (0, 2, 7)],
@@ -161,6 +165,7 @@ def test_wrong_type(read, document, field):
         (activation(num_of_bins=1000), "num_of_bins"),
         *[(weight(num_bits=bad), "num_bits") for bad in (5, 16)],
         (weight(wts_algo="ada_quantize"), "wts_algo"),
+        (weight(weight_rounding="up"), "weight_rounding"),
         (weight(wts_algo="nuq_quantize", num_steps=8), "num_steps"),
         *[(weight(wts_algo="nuq_quantize", num_of_iteration=bad), "num_of_iteration") for bad in (-1, 6)],
         (tensor(input_index=-1), "input_index"),

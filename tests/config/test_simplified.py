@@ -96,6 +96,8 @@ def test_defaults_to_the_byte(simplified, default, tmp_path, text):
         ("batch_num: 16", "batch_num", 16),
         ("activation_offset: false", "activation_offset", False),
         ("do_fusion: false", "do_fusion", False),
+        ("weight_rounding: nearest", "weight_rounding", "nearest"),
+        ("bias_correction: false", "bias_correction", False),
         (
             'skip_fusion_layers: "net/fc" skip_fusion_layers: "net/dynamic"',
             "skip_fusion_layers",
@@ -304,10 +306,58 @@ def test_channel_wise_of_a_type_is_for_its_layers_with_weights(tmp_path):
     assert channel_wise(config) == {"query": True}
 
 
+# How weights are rounded
+
+
+def rounding(config: QuantConfig) -> dict:
+    """How the weights of each layer are rounded, and whether its bias is corrected."""
+    of_weights = {name: layer.weights for name, layer in config.layers.items() if layer.weights}
+    return {name: (weights.weight_rounding, weights.bias_correction) for name, weights in of_weights.items()}
+
+
+USUAL, NEITHER = ("compensated", True), ("nearest", False)
+OFF = "weight_rounding: nearest bias_correction: false"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (OFF, (NEITHER, NEITHER, NEITHER)),
+        ("weight_rounding: compensated bias_correction: true", (USUAL, USUAL, USUAL)),
+        ("bias_correction: false", (("compensated", False),) * 3),
+        (common(f"arq_quantize {{ {OFF} }}"), (NEITHER, NEITHER, NEITHER)),
+        (override_type("Conv2D", f"arq_quantize {{ {OFF} }}"), (NEITHER, USUAL, NEITHER)),
+        (override_layer("net/fc", f"arq_quantize {{ {OFF} }}"), (USUAL, NEITHER, USUAL)),
+        (common(f"arq_quantize {{ {OFF} }}") + override_layer("net/fc", "arq_quantize { }"), (NEITHER, USUAL, NEITHER)),
+        (common(f"arq_quantize {{ {OFF} }}") + override_layer("net/fc", "ifmr_quantize { }"), (NEITHER,) * 3),
+        (
+            override_layer("net/fc", "arq_quantize { weight_rounding: compensated }") + OFF,
+            (NEITHER, ("compensated", False), NEITHER),
+        ),
+        (override_layer("net/fc", "arq_quantize { channel_wise: false }") + OFF, (NEITHER, NEITHER, NEITHER)),
+    ],
+    ids=[
+        "global",
+        "global_usual",
+        "one_of_them",
+        "common",
+        "type",
+        "layer",
+        "layer_resets_common",
+        "activation_of_layer",
+        "layer_above_global",
+        "layer_follows_global",
+    ],
+)
+def test_rounding(simplified, text, expected):
+    assert tuple(rounding(simplified(text)).values()) == expected
+
+
 # Everything at once
 
 FLAGS = st.sampled_from(["true", "false"])
 BIN_COUNTS = st.sampled_from([1024, 2048, 4096, 8192])
+ROUNDING = {"weight_rounding": st.sampled_from(["compensated", "nearest"]), "bias_correction": FLAGS}
 
 
 def some(**fields: st.SearchStrategy) -> st.SearchStrategy[str]:
@@ -339,7 +389,7 @@ DMQ = st.one_of(st.just(""), some(migration_strength=decimals("0.2", "0.8")).map
 
 
 def calibration(channel_wise: str = "true") -> st.SearchStrategy[str]:
-    arq = some(channel_wise=st.sampled_from(["false", channel_wise]), quant_bits=st.just(8))
+    arq = some(channel_wise=st.sampled_from(["false", channel_wise]), quant_bits=st.just(8), **ROUNDING)
     weights = st.one_of(st.just(""), arq.map("arq_quantize {{ {} }}".format))
     return st.tuples(ACTIVATION, weights, DMQ).map(" ".join)
 
@@ -349,7 +399,7 @@ def maybe(strategy: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
 
 
 FILES = st.tuples(
-    some(batch_num=st.integers(1, 2**31 - 1), activation_offset=FLAGS, do_fusion=FLAGS),
+    some(batch_num=st.integers(1, 2**31 - 1), activation_offset=FLAGS, do_fusion=FLAGS, **ROUNDING),
     maybe(st.sampled_from(["net/conv", "net/fc", "net/dynamic"]).map('skip_fusion_layers: "{}"'.format)),
     maybe(st.sampled_from(["net/pool", "net/fc"]).map('skip_layers: "{}"'.format)),
     maybe(st.just('skip_layer_types: "AvgPool"')),

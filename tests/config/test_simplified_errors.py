@@ -61,6 +61,8 @@ def path(tmp_path):
         ("batch_num: -1", 1, "Value out of range: -1"),
         ("batch_num: 1.5", 1, "Couldn't parse integer: 1.5"),
         ("fakequant_precision_mode: FP16", 1, "has no value named FP16"),
+        ("weight_rounding: up", 1, "has no value named up"),
+        (common("arq_quantize { bias_correction: no }"), 1, 'Expected "true" or "false"'),
         ("common_config {\n", 1, 'Expected "}"'),
         (common("ifmr_quantize { } hfmg_quantize { }"), 1, "another member of oneof"),
         (common("arq_quantize { } ada_quantize { }"), 1, "another member of oneof"),

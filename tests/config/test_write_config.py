@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -17,7 +18,8 @@ def no_reason(name, index):
     return None
 
 
-# Layout and order of the keys are those of the vendor's config.json; shift_n is our own.
+# Layout and order of the keys are those of the vendor's config.json; shift_n, weight_rounding and bias_correction are
+# our own.
 GOLDEN = """\
 {
     "version":1,
@@ -26,6 +28,8 @@ GOLDEN = """\
     "joint_quant":false,
     "shift_n":true,
     "do_fusion":true,
+    "weight_rounding":"compensated",
+    "bias_correction":true,
     "skip_fusion_layers":[],
     "net/conv":{
         "quant_enable":true,
@@ -89,6 +93,27 @@ def test_what_was_written_is_read_again(tmp_path):
 def test_asymmetric_is_written_where_it_differs(tmp_path):
     write_config(tmp_path / "config.json", changed_config())
     assert (tmp_path / "config.json").read_text().count('"asymmetric":true') == 1
+
+
+ROUNDING = {"weight_rounding": ("compensated", "nearest"), "bias_correction": (True, False)}
+
+
+@pytest.mark.parametrize("of_layer", [0, 1], ids=["layer_usual", "layer_other"])
+@pytest.mark.parametrize("of_all", [0, 1], ids=["global_usual", "global_other"])
+@pytest.mark.parametrize("field", ROUNDING)
+def test_rounding_of_a_layer_is_written_where_it_differs(tmp_path, field, of_all, of_layer):
+    values = ROUNDING[field]
+    config = default_config(LAYERS, **GRAPH)
+    conv = config.layers["net/conv"]
+    conv = replace(conv, weights=replace(conv.weights, **{field: values[of_layer]}))
+    config = replace(config, **{field: values[of_all]}, layers={**config.layers, "net/conv": conv})
+    path = tmp_path / "config.json"
+    write_config(path, config)
+    document = json.loads(path.read_text())
+    of_weights = {"num_bits": 8, "wts_algo": "arq_quantize", "channel_wise": True}
+    expected = of_weights if of_layer == of_all else {**of_weights, field: values[of_layer]}
+    assert (document[field], document["net/conv"]["weight_quant_params"]) == (values[of_all], expected)
+    assert read_config(path, LAYERS, **GRAPH, tensor_reason=no_reason) == config
 
 
 GOLDEN_DMQ = """\

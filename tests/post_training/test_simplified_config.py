@@ -49,9 +49,10 @@ def test_every_part(create):
         batch_num: 4
         activation_offset: false
         do_fusion: false
+        weight_rounding: nearest
         skip_layers: "head/pool"
         skip_fusion_layers: "block/conv"
-        common_config { hfmg_quantize { } arq_quantize { channel_wise: true } }
+        common_config { hfmg_quantize { } arq_quantize { channel_wise: true bias_correction: false } }
         override_layer_types {
           layer_type: "Conv2D"
           calibration_config { hfmg_quantize { num_of_bins: 1024 asymmetric: true } dmq_balancer { } }
@@ -69,12 +70,19 @@ def test_every_part(create):
         "joint_quant": False,
         "shift_n": True,
         "do_fusion": False,
+        "weight_rounding": "nearest",
+        "bias_correction": True,
         "skip_fusion_layers": ["block/conv"],
         "block/conv": {
             "quant_enable": True,
             "dmq_balancer_param": 0.5,
             "activation_quant_params": {"num_bits": 8, "act_algo": "hfmg", "num_of_bins": 1024, "asymmetric": True},
-            "weight_quant_params": {"num_bits": 8, "wts_algo": "arq_quantize", "channel_wise": True},
+            "weight_quant_params": {
+                "num_bits": 8,
+                "wts_algo": "arq_quantize",
+                "channel_wise": True,
+                "bias_correction": False,
+            },
         },
         "head/fc": {
             "quant_enable": True,
@@ -86,7 +94,12 @@ def test_every_part(create):
                 "search_range": [0.6, 1.3],
                 "search_step": 0.05,
             },
-            "weight_quant_params": {"num_bits": 8, "wts_algo": "arq_quantize", "channel_wise": False},
+            "weight_quant_params": {
+                "num_bits": 8,
+                "wts_algo": "arq_quantize",
+                "channel_wise": False,
+                "bias_correction": False,
+            },
         },
     }
 

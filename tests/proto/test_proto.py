@@ -38,7 +38,7 @@ batch_num: 2 activation_offset: false joint_quant: true fakequant_precision_mode
 skip_layers: "a" skip_layer_types: "MatMul" skip_approximation_layers: "b" do_fusion: false skip_fusion_layers: "c"
 nuq_config { mapping_file: "m.json" nuq_quantize { num_steps: 32 num_of_iteration: 1 } }
 common_config {
-  arq_quantize { channel_wise: true quant_bits: 8 }
+  arq_quantize { channel_wise: true quant_bits: 8 weight_rounding: compensated bias_correction: false }
   ifmr_quantize { search_range_start: 0.7 search_range_end: 1.3 search_step: 0.01 max_percentile: 0.9
                   min_percentile: 0.9 asymmetric: true dst_type: INT8 }
   dmq_balancer { migration_strength: 0.5 }
@@ -57,6 +57,7 @@ override_layer_configs {
 conv_calibration_config { } fc_calibration_config { }
 tensor_quantize { layer_name: "e" input_index: 0 ifmr_quantize { } }
 tensor_quantize { layer_name: "e" input_index: 1 hfmg_quantize { } }
+weight_rounding: nearest bias_correction: true
 """
 # The numbers that the vendor publishes.
 SIMPLIFIED_NUMBERS = {
@@ -176,6 +177,15 @@ def test_field_numbers_of_the_simplified_form(message):
     fields = proto._pool().FindMessageTypeByName(f"AMCTTensorflow.{message}").fields_by_name
     numbers = {name: fields[name].number for name in SIMPLIFIED_NUMBERS[message]}
     assert numbers == SIMPLIFIED_NUMBERS[message]
+
+
+@pytest.mark.parametrize("message", ["AMCTConfig", "ARQuantize"])
+def test_our_own_fields_have_numbers_far_from_those_of_the_vendor(message):
+    fields = proto._pool().FindMessageTypeByName(f"AMCTTensorflow.{message}").fields_by_name
+    assert {name: fields[name].number for name in ("weight_rounding", "bias_correction")} == {
+        "weight_rounding": 1001,
+        "bias_correction": 1002,
+    }
 
 
 def test_a_missing_descriptor_set_is_compiled_on_first_use(source_tree):

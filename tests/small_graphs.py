@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -29,6 +31,9 @@ def conv_net(weights: np.ndarray | None = None, bias: np.ndarray | None = None) 
         tf.nn.softmax(tf.nn.bias_add(y, np.ones(5, np.float32), name="head/bias"), name="out")
     return graph
 
+
+# Settings with which save_model makes of a record what convert_model makes of it: the nearest integers.
+NEAREST = {"weight_rounding": "nearest", "bias_correction": False}
 
 CONV_NET_LAYERS = ["block/conv", "head/pool", "head/fc"]
 
@@ -103,8 +108,17 @@ def sqnr(reference: np.ndarray, other: np.ndarray) -> float:
     return float(10 * np.log10(np.sum(reference**2) / np.sum((reference - other) ** 2)))
 
 
-def prepare(graph: tf.Graph, folder: Path, **options: object) -> str:
-    """create_quant_config and quantize_model; returns the record's path."""
-    amct.create_quant_config(str(folder / "config.json"), graph, **options)
-    amct.quantize_model(graph, str(folder / "config.json"), str(folder / "record.txt"))
+def create_config(graph: tf.Graph, folder: Path, **settings: Any) -> str:
+    """create_quant_config; returns the config's path. Settings that it does not take are written into the config."""
+    arguments = {key: settings.pop(key) for key in ("batch_num", "skip_layers") if key in settings}
+    path = folder / "config.json"
+    amct.create_quant_config(str(path), graph, **arguments)
+    if settings:
+        path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
+    return str(path)
+
+
+def prepare(graph: tf.Graph, folder: Path, **settings: Any) -> str:
+    """`create_config` and quantize_model; returns the record's path."""
+    amct.quantize_model(graph, create_config(graph, folder, **settings), str(folder / "record.txt"))
     return str(folder / "record.txt")

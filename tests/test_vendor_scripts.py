@@ -65,6 +65,7 @@ def test_calibration(folder):
         "model_quant.json",
         "model_quantized.pb",
         "record.txt",
+        "record.txt.safetensors",
     ]
     assert re.search(r"INFO - \[AMCT\]:\[save_model\]: The model is saved in <.*model_quantized\.pb>", done.stderr)
     assert (folder / "amct_log" / "amct_tensorflow.log").exists()

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_graphs import conv_net, prepare, run
+from small_graphs import NEAREST, conv_net, prepare, run
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 import amct_tensorflow as amct
@@ -94,7 +94,7 @@ def test_the_text_of_a_saved_model(folder, tmp_path):
 def test_save_and_convert_take_a_text_graph(folder, tmp_path):
     model = str(shutil.copy(folder / "model.pbtxt", tmp_path / "model.pb"))
     graph = amct.load_graph(model)
-    record = prepare(graph, tmp_path)
+    record = prepare(graph, tmp_path, **NEAREST)
     run(graph, np.ones((2, 8, 8, 3), np.float32))
     amct.save_model(model, ["out"], record, str(tmp_path / "int8"))
     amct.convert_model(model, ["out"], record, str(tmp_path / "again"))

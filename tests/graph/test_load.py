@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_graphs import conv_net, freeze
+from small_graphs import NEAREST, conv_net, freeze, prepare
 
 import amct_tensorflow as amct
 from amct_tensorflow.analysis.inspect_model import inspect_model
@@ -105,10 +105,8 @@ def test_two_loads_are_equal(form):
 def test_calibrate_and_save(form, image_model, tmp_path):
     model, entry, end = form
     graph = amct.load_graph(model)
-    config, record = str(tmp_path / "config.json"), str(tmp_path / "record.txt")
     data = _data(16, 12, 12, 3)
-    amct.create_quant_config(config, graph)
-    amct.quantize_model(graph, config, record)
+    record = prepare(graph, tmp_path, **NEAREST)
     _run(graph, {f"{entry}:0": data}, [f"{end}:0"])
     amct.save_model(model, [end], record, str(tmp_path / "int8"))
     saved = str(tmp_path / "int8_quantized.pb")

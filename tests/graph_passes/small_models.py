@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from small_graphs import create_config
 from tensorflow.core.protobuf import rewriter_config_pb2
 
 import amct_tensorflow as amct
@@ -234,17 +235,9 @@ def types_behind(graph: tf.Graph, name: str) -> list[str]:
 
 
 def quantize(graph: tf.Graph, folder: Path, *, calib_outputs: list[Any] | None = None, **settings: Any) -> str:
-    """create_quant_config with `settings`, then quantize_model; returns the record's path.
-
-    Settings that create_quant_config does not take are written into the config.
-    """
-    arguments = {key: settings.pop(key) for key in ("batch_num", "skip_layers") if key in settings}
-    amct.create_quant_config(str(folder / "config.json"), graph, **arguments)
-    if settings:
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps({**config, **settings}))
+    """`create_config` with `settings`, then quantize_model; returns the record's path."""
     record = str(folder / "record.txt")
-    amct.quantize_model(graph, str(folder / "config.json"), record, calib_outputs)
+    amct.quantize_model(graph, create_config(graph, folder, **settings), record, calib_outputs)
     return record
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_graphs import NEAREST
 from small_models import (
     PARAMETERS,
     SMALL_NET_LAYERS,
@@ -36,6 +37,7 @@ from small_models import (
 import amct_tensorflow as amct
 from amct_tensorflow.errors import AmctError
 from amct_tensorflow.ops import batches_seen, flush_record
+from amct_tensorflow.record import read_rounding
 
 REPOSITORY = Path(amct.__file__).resolve().parents[1]
 
@@ -219,33 +221,58 @@ def test_layers_beside_the_outputs_are_calibrated_when_they_run(tmp_path):
 
 
 def _siblings(net):
+    """Layers a and d see their input in the same way, b and c each in a way of its own."""
     y = tf.nn.relu(image(), name="relu")
-    tf.concat([net.conv(y, "a/conv"), net.conv(y, "b/conv", size=1), net.depthwise(y, "c/conv")], axis=3, name="out")
+    made = [net.conv(y, "a/conv"), net.conv(y, "b/conv", size=1), net.depthwise(y, "c/conv"), net.conv(y, "d/conv")]
+    tf.concat(made, axis=3, name="out")
 
 
 def test_layers_fed_by_one_tensor_share_their_observer(tmp_path):
     graph = graph_of(_siblings)
     record = quantize(graph, tmp_path)
     (op,) = _of_type(graph, "QuantIfmr")
-    assert op.get_attr("layers") == [b"a/conv", b"b/conv", b"c/conv"]
-    assert {graph.get_operation_by_name(f"{name}/conv/quantized").inputs[0].op.name for name in "abc"} == {op.name}
+    assert op.get_attr("layers") == [b"a/conv", b"b/conv", b"c/conv", b"d/conv"]
+    moments = _of_type(graph, "InputMoments")
+    assert [op.get_attr("layers") for op in moments] == [[b"a/conv", b"d/conv"], [b"b/conv"], [b"c/conv"]]
+    assert {seen.inputs[0].op.name for seen in moments} == {op.name}
+    for seen in moments:
+        for layer in seen.get_attr("layers"):
+            assert graph.get_operation_by_name(f"{layer.decode()}/quantized").inputs[0].op.name == seen.name
     run(graph, "out:0", batch())
     factors = {(entry.scale_d, entry.offset_d) for entry in read_record(record).values()}
     assert len(factors) == 1
 
 
-def test_layers_with_other_parameters_do_not(tmp_path):
+@pytest.mark.parametrize("other", ["b", "d"])
+def test_layers_with_other_parameters_do_not(tmp_path, other):
     graph = graph_of(_siblings)
-    amct.create_quant_config(str(tmp_path / "config.json"), graph)
-    config = json.loads((tmp_path / "config.json").read_text())
-    config["b/conv"]["activation_quant_params"]["asymmetric"] = False
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    amct.quantize_model(graph, str(tmp_path / "config.json"), str(tmp_path / "record.txt"))
-    assert sorted(op.get_attr("layers") for op in _of_type(graph, "QuantIfmr")) == [[b"a/conv", b"c/conv"], [b"b/conv"]]
+    record = quantize(graph, tmp_path, **{f"{other}/conv": {"activation_quant_params": {"asymmetric": False}}})
+    observed = sorted(op.get_attr("layers") for op in _of_type(graph, "QuantIfmr"))
+    assert observed == [[f"{name}/conv".encode() for name in "abcd" if name != other], [f"{other}/conv".encode()]]
     run(graph, "out:0", batch())
-    records = read_record(tmp_path / "record.txt")
-    assert records["b/conv"].offset_d == 0
+    assert is_calibrated(record)
+    records = read_record(record)
+    assert records[f"{other}/conv"].offset_d == 0
     assert records["a/conv"].offset_d == -128
+
+
+def test_moments_are_gathered_only_for_layers_that_want_them(tmp_path):
+    graph = graph_of(_siblings)
+    record = quantize(graph, tmp_path, **NEAREST, **{"b/conv": {"weight_quant_params": {"bias_correction": True}}})
+    (op,) = _of_type(graph, "InputMoments")
+    assert op.get_attr("layers") == [b"b/conv"]
+    run(graph, "out:0", batch())
+    rounding = read_rounding(record)
+    assert [name for name, found in rounding.items() if found] == ["b/conv"]
+    assert rounding["b/conv"].weights is None and rounding["b/conv"].bias.shape == (6,)
+
+
+def test_no_moments_are_gathered_for_the_nearest_integers(tmp_path):
+    graph = graph_of(_siblings)
+    record = quantize(graph, tmp_path, **NEAREST)
+    assert not _of_type(graph, "InputMoments")
+    run(graph, "out:0", batch())
+    assert read_rounding(record) == dict.fromkeys(f"{name}/conv" for name in "abcd")
 
 
 def _shared_weights(net):
@@ -650,7 +677,8 @@ print("done")
 
 def test_as_in_tensorflow_1(tmp_path):
     """Eager execution, control flow v2 and resource variables off, and the default graph of the process."""
-    path = os.pathsep.join([str(REPOSITORY), str(Path(__file__).parent)])
+    helpers = Path(__file__).parent
+    path = os.pathsep.join(map(str, [REPOSITORY, helpers, helpers.parent]))
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],
         cwd=tmp_path,

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_graphs import NEAREST
 from small_models import (
     SMALL_NET_NODES,
     Deployed,
@@ -19,6 +20,7 @@ from small_models import (
     image,
     read_pb,
     run,
+    small_net,
     write_pb,
 )
 
@@ -122,7 +124,7 @@ def test_names_without_scope_and_of_two_layers_in_one_scope(tmp_path):
 
 
 def test_without_bias_the_dequant_follows_the_layer(tmp_path):
-    deployed = Deployed(lambda net: tf.nn.relu(net.conv(image(), "net/conv"), name="out"), ["out"], tmp_path)
+    deployed = Deployed(lambda net: tf.nn.relu(net.conv(image(), "net/conv"), name="out"), ["out"], tmp_path, **NEAREST)
     assert deployed.inputs("net/dequant/AscendDequant")[0] == "net/conv"
     assert "BiasAdd" not in {node.op for node in deployed.nodes.values()}
 
@@ -193,7 +195,8 @@ def _constants_of(graph):
     return {op.name: tf.make_ndarray(op.get_attr("value")) for op in graph.get_operations() if op.type == "Const"}
 
 
-def test_int8_weights_and_integer_biases(small):
+def test_int8_weights_and_integer_biases(tmp_path):
+    small = Deployed(small_net, ["out"], tmp_path, feeds=[batch(0), batch(1)], **NEAREST)
     value = _constants_of(small.float_graph)
     factor = value["a/bn_scale"] / np.sqrt(value["a/bn_variance"] + np.float32(1e-3))
     weights = {

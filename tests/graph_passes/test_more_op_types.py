@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from fusing import fuse
+from small_graphs import NEAREST
 from small_models import PARAMETERS, Deployed, constant, graph_of, v1
 
 from amct_tensorflow.graph_passes.balance_channels import balance_inputs, balance_weights
@@ -115,7 +116,8 @@ def test_the_whole_job(op_type, settings, tmp_path):
 @pytest.mark.parametrize("op_type", MAKE)
 def test_the_deployed_integers(op_type, tmp_path):
     """Without shift, the saved graph computes what int8 arithmetic does."""
-    deployed = Deployed(block(op_type, norm=""), ["out"], tmp_path, feeds=[feed(op_type)], shift_n=False)
+    settings = {"shift_n": False, **NEAREST}
+    deployed = Deployed(block(op_type, norm=""), ["out"], tmp_path, feeds=[feed(op_type)], **settings)
     record, x = deployed.records["layer"], feed(op_type, 2)
     axis = (1, 1, 1, 1, 6) if op_type == "Conv3D" else (1, 1, 6, 1)
     scale_w = np.float32(record.scale_w)

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from fusing import fuse, plan, rewrite_in_float
+from small_graphs import NEAREST
 from small_models import PARAMETERS, Deployed, graph_of, load, run, sqnr, v1
 
 import amct_tensorflow as amct
 from amct_tensorflow.graph_passes.balance_channels import balance_inputs, balance_weights, observe_balance
 from amct_tensorflow.layers import find_layers
 from amct_tensorflow.ops import RecordBook
-from amct_tensorflow.record import read_balance_factors, read_record
+from amct_tensorflow.record import read_balance_factors, read_record, read_rounding
 
 
 def einsum(equation, *operands, name="layer"):
@@ -118,11 +119,22 @@ def test_whatever_is_known_of_the_input(case, known):
 @pytest.mark.parametrize("case", PRODUCTS)
 def test_the_whole_job(case, tmp_path):
     x = feed(PRODUCTS[case][1])
-    deployed = Deployed(block(case), ["out"], tmp_path, feeds=[x], shift_n=False)
+    deployed = Deployed(block(case), ["out"], tmp_path, feeds=[x], shift_n=False, **NEAREST)
     assert deployed.quantized == ["layer"] and len(deployed.records["layer"].scale_w) == 1
     assert deployed.nodes["layer"].op == PRODUCTS[case][3]
     assert [deployed.nodes[name].op for name in deployed.inputs("layer")] == ["AscendQuant", "AscendWeightQuant"]
     assert [deployed.nodes[name].op for name in deployed.users("layer")] == ["AscendDequant"]
+    assert deployed.sqnr(x) > 25
+
+
+@pytest.mark.parametrize("case", PRODUCTS)
+def test_the_whole_job_with_what_the_weights_see(case, tmp_path):
+    """The weights are compensated, and the layer, which has no bias, may get one."""
+    x = feed(PRODUCTS[case][1])
+    deployed = Deployed(block(case), ["out"], tmp_path, feeds=[x], shift_n=False)
+    assert set(read_rounding(deployed.record)) == {"layer"}
+    before = deployed.nodes[deployed.inputs("dequant/AscendDequant")[0]]
+    assert before.name == "layer" or (before.op, deployed.inputs(before.name)[0]) == ("BiasAdd", "layer")
     assert deployed.sqnr(x) > 25
 
 
@@ -135,7 +147,7 @@ def test_the_deployed_integers(tmp_path):
         tf.identity(tf.raw_ops.AddV2(x=net.parameter(net.random("b", (2, 4)), "b"), y=y, name="plus"), name="out")
 
     x = feed((4, 3, 6))
-    deployed = Deployed(build, ["out"], tmp_path, feeds=[x], shift_n=False)
+    deployed = Deployed(build, ["out"], tmp_path, feeds=[x], shift_n=False, **NEAREST)
     record = deployed.records["layer"]
     steps = np.clip(np.floor(x / np.float32(record.scale_d) + 0.5) + record.offset_d, -128, 127) - record.offset_d
     weights = deployed.constant("weight_quant/weights")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from fusing import fuse
+from small_graphs import NEAREST
 from small_models import Deployed, graph_of, load, run, sqnr, v1
 
 import amct_tensorflow as amct
@@ -110,8 +111,9 @@ def test_int8_is_like_float(encoder):
     assert deployed.sqnr(feed(7, batch=3)) > 25  # of another size, too
 
 
-def test_convert_model_takes_the_record(encoder, capsys):
-    name, deployed = encoder
+@pytest.mark.parametrize("name", ENCODERS)
+def test_convert_model_takes_the_record(name, tmp_path, capsys):
+    deployed = Deployed(ENCODERS[name][0](), ["out"], tmp_path, feeds=[feed(0), feed(1)], **NEAREST)
     amct.convert_model(deployed.pb, ["out"], deployed.record, str(deployed.folder / "converted"))
     lines, layers = capsys.readouterr().err, ENCODERS[name][1] + ENCODERS[name][2]
     assert f"[convert_model]: {layers} of {layers} layers are quantized" in lines

@@ -16,7 +16,20 @@ import pytest
 
 from amct_tensorflow import ops
 from amct_tensorflow.log import LOGGER
+from amct_tensorflow.ops import build
 from amct_tensorflow.record import read_balance_factors, read_record
+
+
+@pytest.fixture(scope="session")
+def compiler() -> list[str]:
+    """The compiler, and where it finds Eigen: all that the C++ without TensorFlow needs."""
+    try:
+        command = build.find_compiler().split()
+    except build.BuildError:
+        pytest.skip("needs a C++ compiler")
+    tensorflow = build.find_tensorflow()
+    assert tensorflow is not None
+    return [*command, "-isystem", str(tensorflow.root / "include")]
 
 
 @pytest.fixture(autouse=True)

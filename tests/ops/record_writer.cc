@@ -1,7 +1,9 @@
-// Writes the record file of a calibration over and over: usage "record_writer PATH LAYERS".
+// Writes the record file of a calibration, and that beside it, over and over: usage
+// "record_writer PATH LAYERS".
 //
-// Compiled with record_book.cc by test_record_survives_kill.py, which kills it. In write k, every layer has
-// scale_w k and, from one write to the next, scale_d k + 1: a file that mixes two writes is told by its values.
+// Compiled with record_book.cc and rounding_book.cc by test_record_survives_kill.py, which kills it. In write
+// k, every layer has scale_w k and, from one write to the next, scale_d k + 1: a file that mixes two writes
+// is told by its values.
 
 #include <cstdio>
 #include <cstdlib>
@@ -24,11 +26,15 @@ int main(int /*argc*/, char** argv) {
             amct::LayerEntry entry;
             entry.name = name;
             entry.scale_w = {static_cast<float>(write)};
+            entry.wants_weights = true;
             book->AddLayer(entry);
         }
         std::string error = book->Write();
         if (error.empty()) {
-            error = book->SetActivation(names, static_cast<float>(write + 1), write % 256 - 128);
+            amct::ActivationFactors factors;
+            factors.scale = static_cast<float>(write + 1);
+            factors.offset = write % 256 - 128;
+            error = book->SetActivation(names, factors, amct::Serially);
         }
         if (!error.empty()) {
             std::puts(error.c_str());

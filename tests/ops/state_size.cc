@@ -1,7 +1,8 @@
 // Feeds millions of values to what the calibration keeps of a tensor, and prints
 // "<case> <most StateBytes()> <usable>".
 //
-// Compiled by test_state_size.py, without TensorFlow and with the sanitizer of undefined behaviour.
+// Compiled by test_state_size.py, without TensorFlow but for its Eigen, and with the sanitizer of undefined
+// behaviour.
 
 #include <algorithm>
 #include <cmath>
@@ -11,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "../../amct_tensorflow/ops/numerics/compensated_rounding.h"
 #include "../../amct_tensorflow/ops/numerics/deploy.h"
 #include "../../amct_tensorflow/ops/numerics/dmq.h"
 #include "../../amct_tensorflow/ops/numerics/hfmg.h"
@@ -96,6 +98,45 @@ void Shifts(int64_t channels, int batches, int64_t rows) {
                 usable ? "usable" : "unusable");
 }
 
+// Gathers the moments of a layer's input, a row of `taps` positions an output, and rounds weights with them.
+// One channel is 0, and another is nearly constant, far from 0.
+void Moments(int64_t groups, int64_t width, int64_t taps) {
+    constexpr int64_t kRows = 300, kOutputs = 3, kMostBlock = 1024;
+    const int64_t channels = groups * width;
+    amct::SecondMoments moments(groups, width, taps, kMostBlock);
+    size_t most = 0;
+    for (int batch = 0; batch < 3; ++batch) {
+        Batch values = Normal((kRows + taps - 1) * channels, 1.0f);
+        for (size_t i = 0; i < values.size(); i += channels) {
+            values[i] = 0.0f;
+            values[i + channels / 2] = 100.0f + 1e-4f * values[i + channels / 2];
+        }
+        amct::LayerInput input;
+        input.values = values.data();
+        input.size[2] = kRows + taps - 1;
+        input.output[2] = kRows;
+        input.groups = groups;
+        input.width = width;
+        input.size_step[2] = channels;
+        input.group_step = width;
+        amct::Window window;
+        window.kernel[2] = taps;
+        moments.Add(input, window, kRows, Serially);
+        most = std::max(most, moments.StateBytes());
+    }
+    const amct::WeightLayout layout{groups,          width,    taps, kOutputs, kOutputs * width * taps,
+                                    kOutputs * taps, kOutputs, 1};
+    const Batch weights = Normal(layout.size(), 1.0f);
+    const float scale = 0.05f;
+    const amct::FixedPointWeights fixed(weights.data(), {1, 1, layout.size()}, &scale);
+    const amct::RoundingResult result =
+        amct::CompensatedRounding(fixed, layout, moments, {true, true, 1e-4}).Run();
+    const bool usable = std::isfinite(result.signal) && result.error >= 0 && result.mean_error >= 0 &&
+                        result.error < 0.01 * result.signal;
+    std::printf("moments_%d_%d_%d %zu %s\n", static_cast<int>(groups), static_cast<int>(width),
+                static_cast<int>(taps), most, usable ? "usable" : "unusable");
+}
+
 }  // namespace
 
 int main() {
@@ -120,5 +161,11 @@ int main() {
     Shifts(4096, 3, 70);
     Maxima(1, 1000);
     Maxima(4096, 1);
+    Moments(1, 8, 9);
+    Moments(1, 1024, 1);
+    Moments(1, 2048, 1);
+    Moments(1, 300, 9);
+    Moments(3, 16, 4);
+    Moments(100, 1, 9);
     return 0;
 }

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from amct_tensorflow import ops
 from amct_tensorflow.errors import AmctRuntimeError
-from amct_tensorflow.record import LayerRecord, read_record
+from amct_tensorflow.record import LayerRecord, read_record, read_rounding
 
 FRESH = """\
 record {
@@ -158,12 +158,32 @@ def test_write_needs_an_open_book(two_layers):
         two_layers.write()
 
 
+def names_beside(path):
+    return sorted(entry.name for entry in Path(path).parent.iterdir())
+
+
 def test_leaves_no_other_file(two_layers, quant_ifmr):
     for _ in range(3):
         two_layers.write()
+    assert names_beside(two_layers.path) == ["record.txt"]
     quant_ifmr(two_layers, [1.0], layers=["net/conv", "net/pool"])
     ops.flush_record(two_layers.path)
-    assert [path.name for path in Path(two_layers.path).parent.iterdir()] == ["record.txt"]
+    assert names_beside(two_layers.path) == ["record.txt", "record.txt.safetensors"]
+    assert read_rounding(two_layers.path) == {"net/conv": None}  # it asked for no rounding
+
+
+def test_without_weights_there_is_no_file_beside_the_record(open_book, quant_ifmr):
+    book = open_book("net/pool", scale_w=None, wants_weights=False)
+    quant_ifmr(book, [1.0], layers=["net/pool"])
+    assert names_beside(book.path) == ["record.txt"]
+
+
+def test_a_new_calibration_removes_the_file_beside_the_record(open_book, quant_ifmr):
+    quant_ifmr(open_book(), [1.0])
+    book = open_book()
+    assert names_beside(book.path) == ["record.txt", "record.txt.safetensors"]  # as long as the record is the old one
+    book.write()
+    assert names_beside(book.path) == ["record.txt"]
 
 
 @pytest.mark.parametrize("name", ['a"b', "a\\b", "a\\n", "größe/层", "x" * 500, "conv{1} #2"])
@@ -298,6 +318,14 @@ def test_write_to_a_folder_that_is_not_there(open_book):
 
 def test_an_op_cannot_write(open_book, quant_activation):
     book = open_book(path="none/record.txt")
+    # What comes first of the two files: who finds a finished record finds the other, too.
+    message = f"the file beside record_file {book.path}.safetensors cannot be written .*No such file.*writable folder"
+    with pytest.raises(tf.errors.PermissionDeniedError, match=message):
+        quant_activation(book, [1.0])
+
+
+def test_an_op_of_a_layer_without_weights_cannot_write(open_book, quant_activation):
+    book = open_book(path="none/record.txt", scale_w=None, wants_weights=False)
     with pytest.raises(tf.errors.PermissionDeniedError, match=f"record_file {book.path} cannot be written"):
         quant_activation(book, [1.0])
 

@@ -1,4 +1,4 @@
-"""A calibration that is killed leaves the record file of some earlier moment, whole."""
+"""A calibration that is killed leaves the record file of some earlier moment, whole, and so is the file beside it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from amct_tensorflow.ops import build
-from amct_tensorflow.record import LayerRecord, read_record
+from amct_tensorflow.record import LayerRecord, read_record, read_rounding
 
 FOLDER = Path(__file__).parent
 LAYERS = 1500
@@ -59,16 +59,13 @@ def read_calibrated(path: Path) -> int:
 
 
 @pytest.fixture(scope="module")
-def record_writer(tmp_path_factory) -> Path:
+def record_writer(compiler, tmp_path_factory) -> Path:
     """The program of record_writer.cc."""
-    try:
-        compiler = build.find_compiler().split()
-    except build.BuildError:
-        pytest.skip("needs a C++ compiler")
     program = tmp_path_factory.mktemp("record_writer") / "record_writer"
-    sources = [str(FOLDER / "record_writer.cc"), str(build.OPS_DIR / "calibration" / "record_book.cc")]
+    books = [build.OPS_DIR / "calibration" / f"{name}_book.cc" for name in ("record", "rounding")]
     flags = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread"]
-    subprocess.run([*compiler, *flags, *sources, "-o", str(program)], check=True)
+    command = [*compiler, *flags, FOLDER / "record_writer.cc", *books, "-o", program]
+    subprocess.run([str(part) for part in command], check=True)
     return program
 
 
@@ -88,10 +85,17 @@ def test_many_kills_while_writing(record_writer, tmp_path):
 
 
 def assert_one_moment(path: Path) -> None:
-    """All layers are of the same write, and those of scale_d k + 1 of scale_w k."""
+    """All layers are of the same write, and those of scale_d k + 1 of scale_w k.
+
+    The file beside the record, here of layers that ask for the nearest integers, is whole, and there once they have
+    scale_d.
+    """
     records = read_record(path)
     assert len(records) == 300
     (record,) = set(records.values())
     (write,) = record.scale_w
     offset = int(write) % 256 - 128
     assert (record.scale_d, record.offset_d) in [(None, None), (write + 1, offset)]
+    rounding = read_rounding(path)
+    if record.scale_d is not None or rounding is not None:
+        assert rounding == dict.fromkeys(records)

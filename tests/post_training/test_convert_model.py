@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_graphs import batch, conv_net, freeze, load, prepare, run, write_record
+from small_graphs import NEAREST, batch, conv_net, freeze, load, prepare, run, write_record
 
 import amct_tensorflow as amct
 from amct_tensorflow.errors import AmctError, AmctRuntimeError, AmctTypeError, AmctValueError
@@ -28,7 +28,7 @@ def model(tmp_path) -> str:
 def records(tmp_path) -> dict[str, LayerRecord]:
     """The factors that a calibration of `model` finds."""
     graph = conv_net()
-    path = prepare(graph, tmp_path)
+    path = prepare(graph, tmp_path, **NEAREST)
     run(graph, batch())
     return read_record(path)
 
@@ -51,6 +51,19 @@ def test_the_record_of_a_calibration_gives_the_same_files_as_save_model(tmp_path
     amct.convert_model(model, ["out"], str(tmp_path / "record.txt"), str(tmp_path / "converted" / "m"))
     for name in ("m_quantized.pb", "m_quant.json"):
         assert (tmp_path / "saved" / name).read_bytes() == (tmp_path / "converted" / name).read_bytes()
+
+
+def test_the_rounding_of_a_calibration_is_for_save_model_only(tmp_path, model, records):
+    (tmp_path / "default").mkdir()
+    graph = conv_net()
+    record = prepare(graph, tmp_path / "default")
+    run(graph, batch())
+    assert read_record(record) == records
+    made = {}
+    for job in (amct.save_model, amct.convert_model):
+        job(model, ["out"], record, str(tmp_path / job.__name__))
+        made[job.__name__] = (tmp_path / f"{job.__name__}_quantized.pb").read_bytes()
+    assert made["save_model"] != made["convert_model"] == convert(model, records, tmp_path).read_bytes()
 
 
 @pytest.mark.parametrize("with_shift", [[], ["block/conv"], ["head/fc"]], ids=["none", "only_conv", "only_fc"])

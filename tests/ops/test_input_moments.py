@@ -197,7 +197,7 @@ CASES = {
 
 
 class Layer:
-    """The op of a case in a graph, with random weights in units of their scale, which is 1, that have few digits and are no ties."""
+    """The op of a case in a graph, with random weights of scale 1 that have 7 binary digits and are no ties."""
 
     def __init__(self, case: Case) -> None:
         self.case = case

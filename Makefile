@@ -24,6 +24,7 @@ lint: $(VENV)/ready
 
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/real_models.py
+	$(BIN)/python benchmarks/accuracy.py --cache outputs/nets
 	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/peers.py

@@ -7,10 +7,12 @@ import gc
 import json
 import os
 import platform
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -35,6 +37,20 @@ def load_graph(path: Path) -> tf.Graph:
     with tf.Graph().as_default() as graph:
         tf.import_graph_def(graph_def, name="")
     return graph
+
+
+class Failure(NamedTuple):
+    """Why a script came to nothing."""
+
+    reason: str
+
+
+def run_script(python: str, script: str, *arguments: str) -> str | Failure:
+    """Runs a script in a process of its own and returns what it printed; if it failed, its last word."""
+    done = subprocess.run([python, script, *arguments], capture_output=True, text=True)
+    if done.returncode:
+        return Failure((done.stderr.strip().splitlines() or ["it ended without a word"])[-1])
+    return done.stdout
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -17,15 +17,24 @@ import contextlib
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from common import growth, load_graph, seconds, shared_data
+from common import Failure, growth, load_graph, run_script, seconds, shared_data
+from quantizers import (
+    Batches,
+    Prepare,
+    Subject,
+    ai_edge_quantizer,
+    neural_compressor,
+    onnxruntime,
+    ours_in_own_session,
+    ours_with_calibrate,
+    tflite_converter,
+)
 
 MODEL = "mobilenet_v2/mobilenet_v2_1.0_224_frozen.pb"
 INPUT, OUTPUT = "input", "MobilenetV2/Predictions/Reshape_1"
@@ -33,124 +42,10 @@ BATCH = 32
 BATCHES = (1, 4)
 ROUNDS = 5
 
-Batches = list[np.ndarray]  # float32 [BATCH, 224, 224, 3] each
-Quantize = Callable[[], object]
-
-
-def ours_in_own_session(model: Path, batches: Batches, folder: Path) -> Quantize:
-    """All steps, with a loop over a session of the user's."""
-
-    def run(graph: tf.Graph) -> None:
-        with tf.compat.v1.Session(graph=graph) as session:
-            for batch in batches:
-                session.run(f"{OUTPUT}:0", {f"{INPUT}:0": batch})
-
-    return _ours(model, len(batches), folder, run)
-
-
-def ours_with_calibrate(model: Path, batches: Batches, folder: Path) -> Quantize:
-    """All steps, with amct.calibrate."""
-    import amct_tensorflow as amct
-
-    return _ours(model, len(batches), folder, lambda graph: amct.calibrate(graph, [OUTPUT], batches))
-
-
-def _ours(model: Path, batch_num: int, folder: Path, run: Callable[[tf.Graph], None]) -> Quantize:
-    import amct_tensorflow as amct
-
-    amct.set_logging_level("error", "error")
-    config, record, prefix = str(folder / "config.json"), str(folder / "record.txt"), str(folder / "int8")
-
-    def quantize() -> None:
-        graph = load_graph(model)
-        amct.create_quant_config(config, graph, batch_num=batch_num)
-        amct.quantize_model(graph, config, record)
-        run(graph)
-        amct.save_model(str(model), [OUTPUT], record, prefix)
-
-    return quantize
-
-
-def tflite_converter(model: Path, batches: Batches, folder: Path) -> Quantize:
-    """tf.lite.TFLiteConverter with a representative dataset of single images, as it asks for."""
-    saved = _saved_model(model, folder)
-
-    def quantize() -> None:
-        converter = tf.lite.TFLiteConverter.from_saved_model(saved)
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.representative_dataset = lambda: ([image] for image in _single_images(batches))
-        (folder / "int8.tflite").write_bytes(converter.convert())
-
-    return quantize
-
-
-def ai_edge_quantizer(model: Path, batches: Batches, folder: Path) -> Quantize:
-    """Static int8 of weights and activations, from a float .tflite."""
-    from ai_edge_litert import interpreter
-    from ai_edge_quantizer import quantizer, recipe
-
-    path = folder / "float.tflite"
-    path.write_bytes(tf.lite.TFLiteConverter.from_saved_model(_saved_model(model, folder)).convert())
-    [(signature, names)] = interpreter.Interpreter(str(path)).get_signature_list().items()
-    [name] = names["inputs"]
-
-    def quantize() -> None:
-        tool = quantizer.Quantizer(str(path))
-        tool.load_quantization_recipe(recipe.static_wi8_ai8())
-        found = tool.calibrate({signature: [{name: image} for image in _single_images(batches)]})
-        (folder / "int8.tflite").write_bytes(tool.quantize(found).quantized_model)
-
-    return quantize
-
-
-def onnxruntime(method: str) -> Callable[[Path, Batches, Path], Quantize]:
-    """quantize_static of onnxruntime with one of its calibration methods, from what tf2onnx makes of the model."""
-
-    def prepare(model: Path, batches: Batches, folder: Path) -> Quantize:
-        import tf2onnx
-        from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, quantize_static
-
-        names = {"input_names": [f"{INPUT}:0"], "inputs_as_nchw": [f"{INPUT}:0"], "output_names": [f"{OUTPUT}:0"]}
-        graph_def = load_graph(model).as_graph_def()
-        tf2onnx.convert.from_graph_def(graph_def, opset=17, output_path=str(folder / "float.onnx"), **names)
-
-        class Reader(CalibrationDataReader):
-            def __init__(self) -> None:
-                self._feeds = iter([{f"{INPUT}:0": batch.transpose(0, 3, 1, 2)} for batch in batches])
-
-            def get_next(self) -> dict[str, np.ndarray] | None:
-                return next(self._feeds, None)
-
-        paths = str(folder / "float.onnx"), str(folder / "int8.onnx")
-        return lambda: quantize_static(*paths, Reader(), calibrate_method=CalibrationMethod[method])
-
-    return prepare
-
-
-def neural_compressor(model: Path, batches: Batches, folder: Path) -> Quantize:
-    """Static quantization of Neural Compressor, of the same .pb."""
-    from neural_compressor.tensorflow import StaticQuantConfig, quantize_model
-
-    class Loader:
-        batch_size = BATCH
-
-        def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-            return ((batch, np.zeros(BATCH)) for batch in batches)
-
-        def __len__(self) -> int:
-            return len(batches)
-
-    def quantize() -> None:
-        made = quantize_model(str(model), StaticQuantConfig(), Loader(), calib_iteration=len(batches))
-        made.save(str(folder / "int8"))
-
-    return quantize
-
-
-QUANTIZERS: dict[str, Callable[[Path, Batches, Path], Quantize]] = {
+QUANTIZERS: dict[str, Prepare] = {
     "ours, own session": ours_in_own_session,
-    "ours, amct.calibrate": ours_with_calibrate,
-    "ai-edge-quantizer": ai_edge_quantizer,
+    "ours, amct.calibrate": ours_with_calibrate(),
+    "ai-edge-quantizer": ai_edge_quantizer(),
     "onnxruntime, min-max": onnxruntime("MinMax"),
     "onnxruntime, entropy": onnxruntime("Entropy"),
     "onnxruntime, percentile": onnxruntime("Percentile"),
@@ -159,23 +54,8 @@ QUANTIZERS: dict[str, Callable[[Path, Batches, Path], Quantize]] = {
 }
 
 
-def _saved_model(model: Path, folder: Path) -> str:
-    """Writes the model as a SavedModel, with the signature that ai-edge-quantizer asks for."""
-    graph_def = load_graph(model).as_graph_def()
-    imported = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(graph_def, name=""), [])
-    network = imported.prune(f"{INPUT}:0", f"{OUTPUT}:0")
-    images = tf.TensorSpec([None, 224, 224, 3], tf.float32, name="images")
-    signature = tf.function(lambda images: {"scores": network(images)}).get_concrete_function(images)
-    tf.saved_model.save(tf.Module(), str(folder / "saved_model"), signatures=signature)
-    return str(folder / "saved_model")
-
-
-def _single_images(batches: Batches) -> Iterator[np.ndarray]:
-    return (image[None] for batch in batches for image in batch)
-
-
 def load_batches(count: int) -> Batches:
-    """Returns batches of ImageNet images spread evenly over the set, central crops, as the model takes them."""
+    """Returns central crops of ImageNet images spread evenly over the set, float32 [BATCH, 224, 224, 3] a batch."""
     from PIL import Image
 
     paths = sorted(shared_data("imagenet").glob("*.jpg"))
@@ -194,7 +74,11 @@ def measure(name: str, count: int, rounds: int) -> dict[str, float]:
         session.run(f"{OUTPUT}:0", {f"{INPUT}:0": batches[0]})
 
     with tempfile.TemporaryDirectory() as scratch:
-        quantize = QUANTIZERS[name](model, batches, Path(scratch))
+        prepared = QUANTIZERS[name](Subject(model, INPUT, OUTPUT, Path(scratch)))
+
+        def quantize() -> None:
+            prepared(batches)
+
         run_float()
         quantize()
         pairs = [(seconds(run_float), seconds(quantize)) for _ in range(rounds)]
@@ -205,11 +89,10 @@ def measure(name: str, count: int, rounds: int) -> dict[str, float]:
 
 def in_own_process(name: str, count: int, rounds: int, python: str) -> dict[str, float] | str:
     """Returns what `measure` returns in a process of its own, or why there is nothing."""
-    command = [python, __file__, "--measure", name, "--batches", str(count), "--rounds", str(rounds)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        return (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
-    measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    done = run_script(python, __file__, "--measure", name, "--batches", str(count), "--rounds", str(rounds))
+    if isinstance(done, Failure):
+        return done.reason
+    measured: dict[str, float] = json.loads(done.splitlines()[-1])
     return measured
 
 

@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from amct_tensorflow.graph_passes.deploy_parameters import deq_scales
+from amct_tensorflow.graph_passes.planning.along_channels import largest_weights
 from amct_tensorflow.graph_passes.workspace import Layer
 from amct_tensorflow.record import LayerRecord, LayerRounding
 
@@ -82,7 +83,10 @@ def cut_off(layer: Layer, record: LayerRecord) -> _Doubles:
 
 def _result_steps(layer: Layer, record: LayerRecord) -> tuple[_Doubles, _Doubles]:
     """Returns for each output channel the scale of its integer result, and how many of these the shift makes one."""
+    assert layer.scale_w is not None
     scales = np.broadcast_to(deq_scales(layer, record).astype(np.float64), [layer.channels])
+    if layer.channel_axes:  # a channel without weights gets a scale that suits its bias, and loses nothing
+        scales = np.where(largest_weights(layer) / layer.scale_w < 0.5, 0.0, scales)
     return scales, np.broadcast_to(np.exp2(np.array(record.shift_bit or [0], np.float64)), [layer.channels])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_graphs import NEAREST
 from small_models import PARAMETERS, Deployed, Net, flat, graph_of, image, load, quantize, run, sqnr, v1, write_pb
 
 import amct_tensorflow as amct
@@ -100,7 +101,8 @@ class Case:
 @pytest.mark.parametrize("case", PRODUCTS)
 def test_the_whole_job(case, shift_n, tmp_path):
     case = Case(case)
-    deployed = Deployed(case.build, ["out"], tmp_path, feeds=[case.data], shift_n=shift_n, layer=CHANNEL_WISE)
+    settings = {**NEAREST, "shift_n": shift_n, "layer": CHANNEL_WISE}
+    deployed = Deployed(case.build, ["out"], tmp_path, feeds=[case.data], **settings)
     record = deployed.records["layer"]
     np.testing.assert_allclose(record.scale_w, case.scales().reshape(-1), rtol=1e-6)
     assert len(record.shift_bit) == (len(record.scale_w) if shift_n else 0)

@@ -14,12 +14,13 @@ import tensorflow as tf
 from hard_graphs import HARD_GRAPHS
 from small_models import Deployed, batch, constant, flat, image, sqnr
 
-from amct_tensorflow.graph_passes.forecasts import Forecast, forecast, input_gains, input_noise, weights_by_input
+from amct_tensorflow.graph_passes.forecasts import Forecast, forecasts, input_gains, input_noise, weights_by_input
 from amct_tensorflow.graph_passes.pipelines import plan_deployment
 from amct_tensorflow.graph_passes.planning.take_rounding import Taken
 from amct_tensorflow.graph_passes.remedies import advice_for
 from amct_tensorflow.graph_passes.workspace import Layer
 from amct_tensorflow.inventory import Inventory
+from amct_tensorflow.layers import FoundLayer
 from amct_tensorflow.post_training.deploy import FloatModel
 from amct_tensorflow.record import LayerRounding, read_rounding
 
@@ -186,13 +187,12 @@ def test_what_a_shift_cuts_off(tmp_path):
     layer, found = layers["layer"], read_rounding(deployed.record)["layer"]
     record = dataclasses.replace(deployed.records["layer"], shift_bit=(3,))
     step = record.scale_d * record.scale_w[0]
-    corrected = forecast(layer, record, found, corrected=True)
+    as_it_is, corrected = forecasts(layer, record, found)
     assert corrected.shift_error == pytest.approx(16 * step**2 * 63 / 12, rel=1e-5)
     assert corrected.weight_error == found.weight_error
-    as_it_is = forecast(layer, record, found, corrected=False)
     assert as_it_is.shift_error == pytest.approx(16 * step**2 * (63 / 12 + 3.5**2), rel=1e-5)
     assert as_it_is.weight_error == found.weight_error + found.mean_error
-    nearest = forecast(layer, record, dataclasses.replace(found, bias=None), corrected=True)
+    _, nearest = forecasts(layer, record, dataclasses.replace(found, bias=None))
     assert (nearest.shift_error, nearest.weight_error) == (as_it_is.shift_error, found.weight_error)
 
 
@@ -229,15 +229,15 @@ def uneven_columns(net: Any) -> None:
     tf.raw_ops.MatMul(a=flat(image()), b=constant(weights, "w"), name="out")
 
 
-def test_columns_of_other_ranges_want_scales_of_their_own(tmp_path):
-    """Only of an op that may have them: what the table says of MatMul is not the question here."""
+def test_columns_of_other_ranges_want_scales_of_their_own(tmp_path, monkeypatch):
+    """Only of a layer that may have them: which one that is, the table says, and is not the question here."""
     deployed = Deployed(uneven_columns, ["out"], tmp_path, feeds=[batch(0, (64, 8, 8, 4))], shift_n=False)
     taken, layers = plan_of(deployed)
     layer, found = layers["out"], read_rounding(deployed.record)["out"]
     now = dataclasses.replace(taken.forecasts["out"], weight_error=found.signal / 5)  # as if that was all that is lost
     advice = {}
     for able in (True, False):
-        layer.row = dataclasses.replace(layer.row, channel_wise=able)
+        monkeypatch.setattr(FoundLayer, "one_scale", not able)
         layer.channel_axes = ()
         advice[able] = advice_for(layer, found, now)
     expected = r"its output channels differ .*-fold in their weights, which share one scale_w; channel_wise true would"

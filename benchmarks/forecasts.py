@@ -6,14 +6,18 @@ calibrated on. Both numbers are of its result without the bias.
 
 from __future__ import annotations
 
+import argparse
 import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import nets
 import numpy as np
 import tensorflow as tf
 from common import load_graph
 
+import amct_tensorflow as amct
 from amct_tensorflow.graph_passes.pipelines import plan_deployment
 from amct_tensorflow.inventory import Inventory
 from amct_tensorflow.post_training.deploy import FloatModel
@@ -86,20 +90,47 @@ def _scales(words: np.ndarray) -> np.ndarray:
     return (words & np.uint64(0xFFFFFFFF)).astype(np.uint32).view(np.float32)
 
 
-def ends_of(mapping: Path) -> dict[str, str]:
-    """Returns the float op that puts out what an AscendDequant does, by the name of that, of a `_quant.json`."""
-    ends = {}
+def dequants_of(mapping: Path) -> dict[str, tuple[str, str]]:
+    """Returns the layer, and the float op that puts out its result, of each AscendDequant of a `_quant.json`."""
+    found = {}
     for op in json.loads(mapping.read_text())["graph"][0]["op"]:
         if op["type"] == "AscendDequant":
-            found = {item["key"]: item["value"] for item in op["output_desc"][0]["attr"]}
-            ends[op["name"]] = found["_datadump_origin_name"]["s"]
-    return ends
+            described = {item["key"]: item["value"] for item in op["output_desc"][0]["attr"]}
+            found[op["name"]] = op["attr"][0]["value"]["list"]["s"][0], described["_datadump_origin_name"]["s"]
+    return found
 
 
-def layers_of(mapping: Path) -> dict[str, str]:
-    """Returns the name of the layer that an AscendDequant is of, by the name of that."""
-    layers = {}
-    for op in json.loads(mapping.read_text())["graph"][0]["op"]:
-        if op["type"] == "AscendDequant":
-            layers[op["name"]] = op["attr"][0]["value"]["list"]["s"][0]
-    return layers
+def differences(net: nets.Net, folder: Path) -> list[float]:
+    """Quantizes a net with the defaults and returns by how many dB each layer's forecast is above what is measured."""
+    batches, outputs = net.calibration_batches(seed=0), [net.info.logits]
+    config, record, prefix = str(folder / "config.json"), str(folder / "record.txt"), str(folder / "int8")
+    graph = load_graph(net.model)
+    amct.create_quant_config(config, graph, batch_num=len(batches))
+    amct.quantize_model(graph, config, record)
+    amct.calibrate(graph, outputs, [{net.info.input: batch} for batch in batches])
+    amct.save_model(str(net.model), outputs, record, prefix)
+    expected = forecasts_of(net.model, outputs, record)
+    dequants = dequants_of(Path(f"{prefix}_quant.json"))
+    ends = {name: end for name, (_, end) in dequants.items()}
+    feed = {f"{net.info.input}:0": net.evaluation_batches()[0]}
+    found = measured(net.model, Path(f"{prefix}_quantized.pb"), ends, feed)
+    return [expected[layer] - found[name] for name, (layer, _) in dequants.items() if layer in expected]
+
+
+def main() -> None:
+    """Prints a line for each net that is in the cache."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cache", type=Path, required=True, help="the folder in which accuracy.py keeps its nets")
+    amct.set_logging_level("error", "error")
+    cache = parser.parse_args().cache
+    for name in nets.NETS:
+        folder = nets.folder_of(cache, name)
+        if nets.is_complete(folder):
+            with tempfile.TemporaryDirectory() as scratch:
+                found = np.array(differences(nets.read(folder), Path(scratch)))
+            within = 100 * np.mean(np.abs(found) <= 3)
+            print(f"{name}: {len(found)} layers, {within:.0f} % within 3 dB, mean {found.mean():+.1f} dB")
+
+
+if __name__ == "__main__":
+    main()

@@ -16,8 +16,8 @@ def write_config(path: str | os.PathLike[str], config: QuantConfig) -> None:
     """Writes config.json atomically: UTF-8, indented by 4, no space after a colon, layers in graph order.
 
     `asymmetric` is written only where it differs from `activation_offset`, and so are other fields of a layer for which
-    there is a global one; `dmq_balancer_param` only where the
-    balancer is on, `tensor_quantize` only where it is not empty. Source: vendor documentation of config.json.
+    there is a global one; `dmq_balancer_param` only where the balancer is on, `tensor_quantize` only where it is not
+    empty. Source: vendor documentation of config.json.
 
     Args:
         path: the file; parent directories are created, an existing file is replaced.

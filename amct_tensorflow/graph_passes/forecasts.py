@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from amct_tensorflow.graph_passes.deploy_parameters import deq_scales
-from amct_tensorflow.graph_passes.planning.along_channels import largest_weights
+from amct_tensorflow.graph_passes.planning.along_channels import lacks_weights
 from amct_tensorflow.graph_passes.workspace import Layer
 from amct_tensorflow.record import LayerRecord, LayerRounding
 
@@ -56,23 +56,25 @@ class Forecast:
         return float(np.clip(10 * np.log10(max(ratio, 1e-10)), -99.0, 99.0))
 
 
-def forecast(layer: Layer, record: LayerRecord, found: LayerRounding, *, corrected: bool) -> Forecast:
-    """Returns the forecast of a layer in its final form, which still has its float weights.
+def forecasts(layer: Layer, record: LayerRecord, found: LayerRounding) -> tuple[Forecast, Forecast]:
+    """Returns the forecast of a layer in its final form, which still has its float weights, and of it once corrected.
 
     Args:
         layer: the layer.
         record: its factors.
-        found: what its calibration found.
-        corrected: whether it takes the correction of its bias, if there is one.
+        found: what its calibration found. Where that is no correction of the bias, the two are the same.
     """
-    not_corrected = not corrected or found.bias is None
-    not_taken = found.mean_error if found.bias is not None and not corrected else 0.0
     activation_error = float(np.sum(input_noise(found) * input_gains(layer)))
     scales, steps = _result_steps(layer, record)
-    shift_error = np.sum(np.square(scales) * (np.square(steps) - 1)) / 12
-    if not_corrected:
-        shift_error += np.sum(np.square(cut_off(layer, record)))
-    return Forecast(found.signal, found.weight_error + not_taken, activation_error, float(shift_error))
+    shift_error = float(np.sum(np.square(scales) * (np.square(steps) - 1)) / 12)
+    corrected = Forecast(found.signal, found.weight_error, activation_error, shift_error)
+    not_taken = 0.0 if found.bias is None else found.mean_error
+    as_it_is = dataclasses.replace(
+        corrected,
+        weight_error=corrected.weight_error + not_taken,
+        shift_error=shift_error + float(np.sum(np.square(cut_off(layer, record)))),
+    )
+    return as_it_is, as_it_is if found.bias is None else corrected
 
 
 def cut_off(layer: Layer, record: LayerRecord) -> _Doubles:
@@ -83,10 +85,9 @@ def cut_off(layer: Layer, record: LayerRecord) -> _Doubles:
 
 def _result_steps(layer: Layer, record: LayerRecord) -> tuple[_Doubles, _Doubles]:
     """Returns for each output channel the scale of its integer result, and how many of these the shift makes one."""
-    assert layer.scale_w is not None
     scales = np.broadcast_to(deq_scales(layer, record).astype(np.float64), [layer.channels])
     if layer.channel_axes:  # a channel without weights gets a scale that suits its bias, and loses nothing
-        scales = np.where(largest_weights(layer) / layer.scale_w < 0.5, 0.0, scales)
+        scales = np.where(lacks_weights(layer), 0.0, scales)
     return scales, np.broadcast_to(np.exp2(np.array(record.shift_bit or [0], np.float64)), [layer.channels])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from amct_tensorflow.arguments import check_types
 from amct_tensorflow.errors import AmctRuntimeError
@@ -25,7 +25,7 @@ from amct_tensorflow.record import (
 )
 
 _MODULE = "save_model"
-_MOST_SHOWN = 10  # layers in one error message
+_MOST_SHOWN = 10  # layers in one message
 
 
 @check_types(pb_model=MODEL_TYPES, record_file=str, save_path=str)
@@ -76,10 +76,9 @@ def _finished_records(record_file: str, needed: set[str]) -> dict[str, LayerReco
         if split_tensor_key(name)[0] in needed and (record.scale_d is None or 0 <= batches_seen(path, name) < wanted)
     }
     if waiting:
-        shown = "; ".join(f"{name} ({progress})" for name, progress in list(waiting.items())[:_MOST_SHOWN])
-        more = f"; and {len(waiting) - _MOST_SHOWN} more" if len(waiting) > _MOST_SHOWN else ""
+        shown = _listed([f"{name} ({progress})" for name, progress in waiting.items()])
         raise AmctRuntimeError(
-            f"calibration is not finished for {len(waiting)} of {len(records)} layers in {record_file}: {shown}{more}. "
+            f"calibration is not finished for {len(waiting)} of {len(records)} layers in {record_file}: {shown}. "
             "Open a session after quantize_model and run all outputs of its graph batch_num times, then call save_model"
         )
     for name, record in records.items():
@@ -118,13 +117,18 @@ def _warn_of_losses(taken: Taken) -> None:
 
 def _report_rounding(taken: Taken, rounding: Mapping[str, LayerRounding | None], record_file: str) -> None:
     if rounding and taken.reasons:
-        shown = "; ".join(f"{name}: {reason}" for name, reason in list(taken.reasons.items())[:_MOST_SHOWN])
-        more = f"; and {len(taken.reasons) - _MOST_SHOWN} more" if len(taken.reasons) > _MOST_SHOWN else ""
+        shown = _listed([f"{name}: {reason}" for name, reason in taken.reasons.items()])
         LOGGER.push_warning_message(
             f"{len(taken.reasons)} layer(s) are rounded to the nearest integers, because {rounding_path(record_file)} "
-            f"is not of them ({shown}{more}): calibrate again",
+            f"is not of them ({shown}): calibrate again",
             _MODULE,
         )
+
+
+def _listed(items: Sequence[str]) -> str:
+    """Returns the first of them, and how many more there are."""
+    more = [f"and {len(items) - _MOST_SHOWN} more"] if len(items) > _MOST_SHOWN else []
+    return "; ".join([*items[:_MOST_SHOWN], *more])
 
 
 def _progress(path: str, layer: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from amct_tensorflow.graph.values import Value, broadcast_to, reshape, value_of
@@ -42,6 +43,12 @@ def largest_weights(layer: Layer) -> FloatArray:
     assert isinstance(layer.weights, np.ndarray)
     others = tuple(axis for axis in range(layer.weights.ndim) if axis not in layer.channel_axes)
     return np.reshape(np.abs(layer.weights).max(axis=others), -1)
+
+
+def lacks_weights(layer: Layer) -> npt.NDArray[np.bool_]:
+    """Tells under which of the layer's scales all integers are 0: there the scale does not matter to the weights."""
+    assert layer.scale_w is not None
+    return largest_weights(layer) / layer.scale_w < 0.5
 
 
 def scale_outputs(front: Front, factor: Value, bias: Value | None) -> str | None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from amct_tensorflow.graph_passes.planning.along_channels import largest_weights
+from amct_tensorflow.graph_passes.planning.along_channels import lacks_weights
 from amct_tensorflow.graph_passes.workspace import Layer, Workspace
 from amct_tensorflow.record import LayerRecord
 
@@ -44,7 +44,7 @@ def widen_vanishing_scales(workspace: Workspace, records: Mapping[str, LayerReco
 def _free(layer: Layer, record: LayerRecord) -> None:
     assert isinstance(layer.bias, np.ndarray)
     assert layer.scale_w is not None and record.scale_d is not None
-    dead = (largest_weights(layer) / layer.scale_w < 0.5) & (layer.bias != 0)
+    dead = lacks_weights(layer) & (layer.bias != 0)
     shifts = np.array(record.shift_bit or [0])
     bits = np.where(shifts > 0, _SHIFTED_BITS + shifts, _BIAS_BITS)
     wanted = np.abs(layer.bias) / (record.scale_d * np.exp2(bits))

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from amct_tensorflow.graph_passes.forecasts import Forecast, cut_off, forecast
+from amct_tensorflow.graph_passes.forecasts import Forecast, cut_off, forecasts
 from amct_tensorflow.graph_passes.remedies import advice_for
 from amct_tensorflow.graph_passes.workspace import Layer
 from amct_tensorflow.ops import weight_fingerprint
@@ -81,8 +81,7 @@ def _reason_against(layer: Layer, record: LayerRecord, found: LayerRounding) -> 
 
 def _take(layer: Layer, record: LayerRecord, found: LayerRounding) -> Forecast:
     layer.integers = found.weights
-    corrected = forecast(layer, record, found, corrected=True)
-    as_it_is = forecast(layer, record, found, corrected=False)
+    as_it_is, corrected = forecasts(layer, record, found)
     if found.bias is None or (layer.bias is None and corrected.sqnr < as_it_is.sqnr + _LEAST_GAIN):
         return as_it_is
     correction = (found.bias + cut_off(layer, record)).astype(np.float32)

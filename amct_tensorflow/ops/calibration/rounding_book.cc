@@ -100,8 +100,7 @@ void RoundingBook::Restart() {
     }
 }
 
-bool RoundingBook::Round(const std::function<std::optional<InputFactors>(const std::string&)>& factors_of,
-                         const ParallelFor& parallel_for) {
+void RoundingBook::Round(const FindFactors& factors_of, const ParallelFor& parallel_for) {
     std::map<std::string, std::shared_ptr<const SecondMoments>> taken;
     std::vector<std::pair<int64_t, std::function<void()>>> tasks;
     for (RoundingPlan& plan : plans_) {
@@ -126,12 +125,10 @@ bool RoundingBook::Round(const std::function<std::optional<InputFactors>(const s
         });
     }
     RunTasks(std::move(tasks), parallel_for);
-    return !taken.empty();
 }
 
-std::string RoundingBook::Content(
-    const std::vector<std::string>& layers,
-    const std::function<std::optional<InputFactors>(const std::string&)>& factors_of) const {
+std::string RoundingBook::Content(const std::vector<std::string>& layers,
+                                  const FindFactors& factors_of) const {
     SafetensorsWriter writer;
     writer.AddText("format", "amct_tensorflow weight rounding 1");
     std::map<std::string, std::string> keys;

@@ -48,6 +48,9 @@ struct InputFactors {
     double mean_square_error;  // of its quantization
 };
 
+// Returns null for a layer that is not calibrated to its end.
+using FindFactors = std::function<std::optional<InputFactors>(const std::string& layer)>;
+
 // Not thread-safe, but for `Moments`' states: the record book has the lock.
 class RoundingBook {
  public:
@@ -63,15 +66,11 @@ class RoundingBook {
     // Forgets all batches and what they led to.
     void Restart();
 
-    // Rounds what is not rounded yet and has seen data, many plans at once; true if there was something.
-    // `factors_of` returns null for a layer that is not calibrated to its end.
-    bool Round(const std::function<std::optional<InputFactors>(const std::string&)>& factors_of,
-               const ParallelFor& parallel_for);
+    // Rounds what is not rounded yet and has seen data, many plans at once.
+    void Round(const FindFactors& factors_of, const ParallelFor& parallel_for);
 
     // The content of the file. Of `layers`, those without a plan are to be rounded to the nearest.
-    std::string Content(
-        const std::vector<std::string>& layers,
-        const std::function<std::optional<InputFactors>(const std::string&)>& factors_of) const;
+    std::string Content(const std::vector<std::string>& layers, const FindFactors& factors_of) const;
 
  private:
     std::vector<RoundingPlan> plans_;

@@ -114,24 +114,15 @@ class DequantArqOp : public OpKernel {
     std::vector<int> channel_axes_;
 };
 
-class SearchNOp : public CalibrationOp {
+class SearchNOp : public ObserverOp {
  public:
-    explicit SearchNOp(OpKernelConstruction* context) : CalibrationOp(context) {
+    explicit SearchNOp(OpKernelConstruction* context) : ObserverOp(context) {
         OP_REQUIRES_OK(context, context->GetAttr("layer", &layer_));
-        OP_REQUIRES_OK(context, context->GetAttr("batch_num", &batch_num_));
         OP_REQUIRES_OK(context, context->GetAttr("data_format", &data_format_));
     }
 
-    void Compute(OpKernelContext* context) override {
-        context->set_output(0, context->input(0));
-        const std::shared_ptr<RecordBook> book = Book(context);
-        if (book != nullptr) {
-            Observe(context, book.get());
-        }
-    }
-
  private:
-    void Observe(OpKernelContext* context, RecordBook* book) const {
+    void Observe(OpKernelContext* context, RecordBook* book) const override {
         const Tensor& values = context->input(0);
         const Tensor& scale_w = context->input(2);
         ChannelView view = ViewOutput(values.shape(), data_format_);
@@ -159,15 +150,13 @@ class SearchNOp : public CalibrationOp {
     }
 
     std::string layer_;
-    int64_t batch_num_;
     std::string data_format_;
 };
 
-class DmqBalanceOp : public CalibrationOp {
+class DmqBalanceOp : public ObserverOp {
  public:
-    explicit DmqBalanceOp(OpKernelConstruction* context) : CalibrationOp(context, "quantize_preprocess") {
+    explicit DmqBalanceOp(OpKernelConstruction* context) : ObserverOp(context, "quantize_preprocess") {
         OP_REQUIRES_OK(context, context->GetAttr("layer", &layer_));
-        OP_REQUIRES_OK(context, context->GetAttr("batch_num", &batch_num_));
         OP_REQUIRES_OK(context, context->GetAttr("migration_strength", &migration_strength_));
         OP_REQUIRES_OK(context, context->GetAttr("channel_axis", &channel_axis_));
         OP_REQUIRES(context, migration_strength_ >= 0.2f && migration_strength_ <= 0.8f,
@@ -175,16 +164,8 @@ class DmqBalanceOp : public CalibrationOp {
                         "DmqBalance: migration_strength must be in 0.2..0.8, not ", migration_strength_)));
     }
 
-    void Compute(OpKernelContext* context) override {
-        context->set_output(0, context->input(0));
-        const std::shared_ptr<RecordBook> book = Book(context);
-        if (book != nullptr) {
-            Observe(context, book.get());
-        }
-    }
-
  private:
-    void Observe(OpKernelContext* context, RecordBook* book) const {
+    void Observe(OpKernelContext* context, RecordBook* book) const override {
         const Tensor& values = context->input(0);
         const auto weights = context->input(1).flat<float>();
         const std::string layer = Quoted({layer_});
@@ -246,7 +227,6 @@ class DmqBalanceOp : public CalibrationOp {
     }
 
     std::string layer_;
-    int64_t batch_num_;
     float migration_strength_;
     int channel_axis_;
 };

@@ -66,6 +66,28 @@ class CalibrationOp : public tensorflow::OpKernel {
     int64_t generation_;
 };
 
+// An op that passes its first input on, whatever it is, and looks at it.
+class ObserverOp : public CalibrationOp {
+ public:
+    explicit ObserverOp(tensorflow::OpKernelConstruction* context, const char* job = "quantize_model")
+        : CalibrationOp(context, job) {
+        OP_REQUIRES_OK(context, context->GetAttr("batch_num", &batch_num_));
+    }
+
+    void Compute(tensorflow::OpKernelContext* context) final {
+        context->set_output(0, context->input(0));
+        const std::shared_ptr<RecordBook> book = Book(context);
+        if (book != nullptr) {
+            Observe(context, book.get());
+        }
+    }
+
+ protected:
+    virtual void Observe(tensorflow::OpKernelContext* context, RecordBook* book) const = 0;
+
+    int64_t batch_num_;
+};
+
 // `tensor` is "the activation of layer ...", or the like.
 inline absl::Status EmptyError(const std::string& tensor) {
     return absl::InvalidArgumentError(absl::StrCat(tensor, " is empty: feed batches of at least one sample"));

@@ -13,12 +13,11 @@ using tensorflow::OpKernelContext;
 using tensorflow::Tensor;
 using tensorflow::TensorShape;
 
-class InputMomentsOp : public CalibrationOp {
+class InputMomentsOp : public ObserverOp {
  public:
-    explicit InputMomentsOp(OpKernelConstruction* context) : CalibrationOp(context) {
+    explicit InputMomentsOp(OpKernelConstruction* context) : ObserverOp(context) {
         std::vector<int64_t> kernel, strides, dilations;
         OP_REQUIRES_OK(context, context->GetAttr("layers", &layers_));
-        OP_REQUIRES_OK(context, context->GetAttr("batch_num", &batch_num_));
         OP_REQUIRES_OK(context, context->GetAttr("groups", &groups_));
         OP_REQUIRES_OK(context, context->GetAttr("most_block", &most_block_));
         OP_REQUIRES_OK(context, context->GetAttr("data_format", &data_format_));
@@ -46,16 +45,8 @@ class InputMomentsOp : public CalibrationOp {
         }
     }
 
-    void Compute(OpKernelContext* context) override {
-        context->set_output(0, context->input(0));
-        const std::shared_ptr<RecordBook> book = Book(context);
-        if (book != nullptr) {
-            Observe(context, book.get());
-        }
-    }
-
  private:
-    void Observe(OpKernelContext* context, RecordBook* book) const {
+    void Observe(OpKernelContext* context, RecordBook* book) const override {
         const Tensor& values = context->input(0);
         const std::string tensor = "the activation of " + Quoted(layers_);
         Window window = window_;
@@ -99,8 +90,7 @@ class InputMomentsOp : public CalibrationOp {
             input->size[at] = shape.dim_size(first + axis);
             input->size_step[at] = step;
             step *= input->size[at];
-            Place(axis, at, *input, window);
-            input->output[at] = OutputSize(axis, at, *input, *window);
+            Place(axis, at, input, window);
         }
         input->batch = shape.dim_size(0);
         input->groups = groups_;
@@ -111,31 +101,28 @@ class InputMomentsOp : public CalibrationOp {
         return input->width > 0;
     }
 
-    // Where the window starts along an axis. Of a transposed convolution, that of its result, which is taken
-    // to be as large as it can be.
-    void Place(int axis, int at, const LayerInput& input, Window* window) const {
+    // Sets where the window starts along an axis, and how many positions the result has there. Padded like
+    // the input, the result of a transposed convolution is taken to be as large as it can be; else as small.
+    void Place(int axis, int at, LayerInput* input, Window* window) const {
+        const int64_t size = input->size[at];
+        const int64_t stride = window->stride[at];
+        const int64_t span = (window->kernel[at] - 1) * window->dilation[at] + 1;
+        int64_t* output = &input->output[at];
+        if (padding_ == "SAME") {
+            *output = window->transposed ? size * stride : (size + stride - 1) / stride;
+            const int64_t larger = window->transposed ? *output : size;
+            const int64_t smaller = window->transposed ? size : *output;
+            window->before[at] = std::max<int64_t>((smaller - 1) * stride + span - larger, 0) / 2;
+            return;
+        }
+        int64_t padded = 0;
         if (padding_ == "EXPLICIT") {
             window->before[at] = explicit_paddings_[2 * axis];
-        } else if (padding_ == "SAME") {
-            const int64_t stride = window->stride[at];
-            const int64_t span = (window->kernel[at] - 1) * window->dilation[at] + 1;
-            const int64_t size = window->transposed ? input.size[at] : (input.size[at] + stride - 1) / stride;
-            const int64_t seen = window->transposed ? size * stride : input.size[at];
-            window->before[at] = std::max<int64_t>((size - 1) * stride + span - seen, 0) / 2;
+            padded = window->before[at] + explicit_paddings_[2 * axis + 1];
         }
-    }
-
-    int64_t OutputSize(int axis, int at, const LayerInput& input, const Window& window) const {
-        const int64_t stride = window.stride[at];
-        const int64_t span = (window.kernel[at] - 1) * window.dilation[at] + 1;
-        if (padding_ == "SAME") {
-            return window.transposed ? input.size[at] * stride : (input.size[at] + stride - 1) / stride;
-        }
-        const int64_t padded =
-            padding_ == "EXPLICIT" ? explicit_paddings_[2 * axis] + explicit_paddings_[2 * axis + 1] : 0;
-        const int64_t size = window.transposed ? (input.size[at] - 1) * stride + span - padded
-                                               : (input.size[at] + padded - span + stride) / stride;
-        return std::max<int64_t>(size, 0);
+        const int64_t positions = window->transposed ? (size - 1) * stride + span - padded
+                                                     : (size + padded - span + stride) / stride;
+        *output = std::max<int64_t>(positions, 0);
     }
 
     // Views [..., rows, channels] as rows of one group, or of as many as the weights are a batch of matrices.
@@ -162,7 +149,6 @@ class InputMomentsOp : public CalibrationOp {
     }
 
     std::vector<std::string> layers_;
-    int64_t batch_num_;
     int64_t groups_;
     int64_t most_block_;
     std::string data_format_;

@@ -55,7 +55,6 @@ struct LayerInput {
     int64_t channel_step = 1;
     Space output{1, 1, 1};  // positions of the result
 
-    int64_t channels() const { return groups * width; }
     int64_t positions() const { return batch * Product(output); }
 };
 

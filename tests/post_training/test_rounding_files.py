@@ -320,6 +320,26 @@ def test_weights_that_are_variables(tmp_path, use_resource, warnings):
     assert warnings() == []
 
 
+@pytest.mark.parametrize("width", [5, 300])
+def test_a_batch_that_the_layer_refuses(tmp_path, warnings, width):
+    """It was seen before MatMul refused it, and is not taken for the input of the weights."""
+
+    def build() -> tf.Graph:
+        with tf.Graph().as_default() as graph:
+            x = tf1.placeholder(tf.float32, [None, None], name="x")
+            tf.identity(tf.matmul(x, tf.constant(np.eye(8, 4, dtype=np.float32)), name="fc"), name="out")
+        return graph
+
+    graph, record = build(), str(tmp_path / "record.txt")
+    amct.quantize_model(graph, configure(graph, tmp_path), record)
+    random = np.random.default_rng(0)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        run(graph, random.standard_normal((4, width)))
+    run(graph, random.standard_normal((4, 8)))
+    save(tmp_path, record, build())
+    assert any("rounded to the nearest integers" in warning for warning in warnings())
+
+
 # -- What a layer loses ----------------------------------------------------------------------------------------
 
 

@@ -48,6 +48,11 @@ void RunTasks(std::vector<std::pair<int64_t, std::function<void()>>> tasks, cons
     });
 }
 
+// Whether the inputs are those of weights: a batch that the layer then refused was seen before it did.
+bool Fits(const SecondMoments& inputs, const WeightLayout& layout) {
+    return inputs.groups() == layout.groups && inputs.width() == layout.width && inputs.taps() == layout.taps;
+}
+
 std::vector<float> PerInput(const SecondMoments& inputs, double (SecondMoments::*value)(int64_t) const) {
     std::vector<float> values(inputs.taps() * inputs.groups() * inputs.width());
     for (size_t index = 0; index < values.size(); ++index) {
@@ -112,7 +117,7 @@ void RoundingBook::Round(const FindFactors& factors_of, const ParallelFor& paral
             taken[plan.moments] = Moments(plan.moments)->Take();
         }
         plan.inputs = taken[plan.moments];
-        if (plan.inputs == nullptr) {
+        if (plan.inputs == nullptr || !Fits(*plan.inputs, plan.layout)) {
             continue;
         }
         const double noise = factors->scale * factors->scale / 12;

@@ -31,6 +31,8 @@ from amct_tensorflow.record import LayerRecord, LayerRounding
 
 _Doubles = npt.NDArray[np.float64]
 
+_TINY = float(np.finfo(np.float64).tiny)
+
 
 @dataclasses.dataclass(frozen=True)
 class Forecast:
@@ -112,10 +114,14 @@ def weights_by_input(layer: Layer) -> _Doubles:
 
 
 def input_noise(found: LayerRounding) -> _Doubles:
-    """Returns the mean square error of each quantized input, [taps, input channels]."""
+    """Returns the mean square error of each quantized input, [taps, input channels].
+
+    What is beside the input has none; the error of the input as a whole is that of what is inside.
+    """
     power = found.inputs.power.astype(np.float64)
     rounding = np.minimum(found.inputs.nonzero * found.scale_d**2 / 12, power)
-    excess = found.input_error - float(rounding.mean())
+    inside = max(float(found.inputs.seen.mean()), _TINY)
+    excess = found.input_error - float(rounding.mean()) / inside
     if excess <= 0:  # values that lie on steps, such as the integers of an image, lose less
-        return rounding * (found.input_error / max(float(rounding.mean()), np.finfo(np.float64).tiny))
-    return rounding + excess * power / float(power.mean())
+        return rounding * (found.input_error * inside / max(float(rounding.mean()), _TINY))
+    return rounding + excess * inside * power / max(float(power.mean()), _TINY)

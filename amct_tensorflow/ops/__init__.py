@@ -169,7 +169,7 @@ class RecordBook:
         self,
         layers: Sequence[str],
         *,
-        moments: str,
+        moments: Sequence[str],
         layout: Sequence[int],
         weights: FloatArray | None,
         shape: Sequence[int],
@@ -182,7 +182,7 @@ class RecordBook:
 
         Args:
             layers: the layers, which have their entries; an InputMoments op must name them.
-            moments: the first layer that the InputMoments op of their input names.
+            moments: for each of them, the first layer that the InputMoments op of its input names.
             layout: the numbers of a WeightLayout.
             weights: the weights; None if a QuantArq finds them, and their scales.
             shape: of the weights.
@@ -197,7 +197,7 @@ class RecordBook:
         native().AmctAddRoundingPlan(
             self.path.encode(),
             "\n".join(layers).encode(),
-            moments.encode(),
+            "\n".join(moments).encode(),
             sizes,
             ctypes.c_int64(len(shape)),
             (ctypes.c_int64 * len(layout))(*layout),

@@ -10,6 +10,7 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -30,8 +31,10 @@ SOURCES = (
     "kernels/calibration.cc",
     "kernels/deployment.cc",
     "kernels/moments.cc",
+    "numerics/dense.cc",
     "registrations/calibration.cc",
     "registrations/deployment.cc",
+    "numerics/dense_avx2.cc",  # linked last, see there
 )
 HEADER_DIRS = ("calibration", "kernels", "numerics")
 
@@ -49,6 +52,8 @@ COMPILE_FLAGS = (
     "-D_GLIBCXX_USE_CXX11_ABI=1",
     "-DEIGEN_MAX_ALIGN_BYTES=64",
 )
+
+_FLAGS_ON_X86_64 = {"numerics/dense_avx2.cc": ("-mavx2", "-mfma")}
 
 
 class BuildError(Exception):
@@ -93,8 +98,14 @@ def library_name(tensorflow_version: str) -> str:
     digest = hashlib.sha256()
     for path in [*headers(), *(OPS_DIR / source for source in SOURCES)]:
         digest.update(path.read_bytes())
-    digest.update(" ".join(COMPILE_FLAGS).encode())
+    digest.update(" ".join(flag for source in SOURCES for flag in flags_of(source)).encode())
     return f"libamct_ops-{digest.hexdigest()[:12]}-tf{tensorflow_version}.so"
+
+
+def flags_of(source: str) -> tuple[str, ...]:
+    """Returns the flags that one of `SOURCES` is compiled with."""
+    own = _FLAGS_ON_X86_64.get(source, ()) if platform.machine() in ("x86_64", "AMD64") else ()
+    return (*COMPILE_FLAGS, *own)
 
 
 def find_compiler() -> str:
@@ -125,7 +136,7 @@ def build_library(install: TensorFlowInstall, folder: Path) -> Path:
         objects = [str(Path(scratch, source.replace("/", "_")).with_suffix(".o")) for source in SOURCES]
         includes = ["-isystem", str(install.root / "include")]
         commands = [
-            [*compiler, *COMPILE_FLAGS, *includes, "-c", str(OPS_DIR / source), "-o", output]
+            [*compiler, *flags_of(source), *includes, "-c", str(OPS_DIR / source), "-o", output]
             for source, output in zip(SOURCES, objects, strict=True)
         ]
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:

@@ -53,7 +53,7 @@ def save_model(pb_model: ModelSource, outputs: list[str], record_file: str, save
     workspace = model.workspace(inventory, records, record_file)
     _check_shifts(inventory, records, model.needed, record_file)
     rounding = _rounding_of(record_file)
-    taken = plan_deployment(workspace, records, rounding)
+    taken = plan_deployment(workspace, records, rounding or {})
     perform_deployment(workspace, records)
     write_model(workspace, model.outputs, files, _MODULE)
     _warn_of_lost_entries(inventory, records, record_file)
@@ -91,7 +91,7 @@ def _finished_records(record_file: str, needed: set[str]) -> dict[str, LayerReco
     return records
 
 
-def _rounding_of(record_file: str) -> dict[str, LayerRounding | None]:
+def _rounding_of(record_file: str) -> dict[str, LayerRounding | None] | None:
     """Reads the rounding that belongs to the record; warns where there is none."""
     try:
         rounding = read_rounding(record_file)
@@ -104,7 +104,7 @@ def _rounding_of(record_file: str) -> dict[str, LayerRounding | None]:
             "they are: keep it beside its record, or calibrate again",
             _MODULE,
         )
-    return rounding or {}
+    return rounding
 
 
 def _warn_of_losses(taken: Taken) -> None:
@@ -115,8 +115,8 @@ def _warn_of_losses(taken: Taken) -> None:
         )
 
 
-def _report_rounding(taken: Taken, rounding: Mapping[str, LayerRounding | None], record_file: str) -> None:
-    if rounding and taken.reasons:
+def _report_rounding(taken: Taken, rounding: Mapping[str, LayerRounding | None] | None, record_file: str) -> None:
+    if rounding is not None and taken.reasons:
         shown = _listed([f"{name}: {reason}" for name, reason in taken.reasons.items()])
         LOGGER.push_warning_message(
             f"{len(taken.reasons)} layer(s) are rounded to the nearest integers, because {rounding_path(record_file)} "

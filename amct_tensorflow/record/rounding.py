@@ -1,17 +1,22 @@
 """The file beside a record: integers of the weights, corrections of the biases, and what they are a result of.
 
 It has the record's name and the ending ``.safetensors``, and that format: arrays by name, which any reader of the
-format shows. ``layer NAME`` of its metadata is the key of a layer's arrays, empty if its configuration asks for the
-nearest integers and no correction. With a key K there are
+format shows. ``layer NAME`` of its metadata is the key of the weights of a layer, which layers may share; empty if its
+configuration asks for the nearest integers and no correction. With a key K there are
 
 * ``K/weights``, int8 in the shape of the weights; not if they shall be the nearest integers;
-* ``K/bias``, float32, to add to each output channel before the bias is quantized; not if it shall stay as it is;
 * ``K/fingerprint``, float64 [3]: that of the weights in units of scale_w, see `weight_fingerprint`;
-* ``K/errors``, float64 [3]: mean squares, summed over the output channels, of the layer's result without its bias, of
-  what the errors of the weights add to it, and of the part of these that a bias can take;
-* ``K/mean``, ``K/power``, ``K/nonzero``, ``K/largest``, float32 [taps, input channels]: of each value of the input that
-  an output sees the mean, the mean square, how often it is not 0, and the largest magnitude;
-* ``NAME/activation``, float64 [3]: scale_d, offset_d and the mean square error of the quantized input.
+
+and for each layer with a key
+
+* ``NAME/bias``, float32, to add to each output channel before the bias is quantized; not if it shall stay as it is;
+* ``NAME/errors``, float64 [3]: mean squares, summed over the output channels, of the layer's result without its bias,
+  of what the errors of the weights add to it, and of the part of these that a bias can take;
+* ``NAME/activation``, float64 [3]: scale_d, offset_d and the mean square error of the quantized input;
+* ``NAME/mean``, ``NAME/power``, ``NAME/nonzero``, ``NAME/largest``, float32 [taps, input channels]: of each value that
+  an output sees the mean, the mean square, how often it is not 0, and the largest magnitude; it sees 0 beside the
+  input;
+* ``NAME/seen``, float32 [taps]: how often a tap of the kernel is inside the input.
 """
 
 from __future__ import annotations
@@ -21,7 +26,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,19 +37,21 @@ _LAYER = "layer "
 
 @dataclass(frozen=True)
 class InputStatistics:
-    """What the weights of a layer see of its input, float32 [taps, input channels] each.
+    """What the weights of a layer see of its input, float32 [taps, input channels] each; beside the input are zeros.
 
     Attributes:
         mean: the mean.
         power: the mean square.
         nonzero: the share of values that are not 0.
         largest: the largest magnitude.
+        seen: the share of output positions at which a tap is inside the input, [taps].
     """
 
     mean: npt.NDArray[np.float32]
     power: npt.NDArray[np.float32]
     nonzero: npt.NDArray[np.float32]
     largest: npt.NDArray[np.float32]
+    seen: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -133,23 +139,34 @@ def _array(content: bytes, start: int, *, dtype: str, shape: list[int], data_off
 
 
 def _layer_rounding(layer: str, key: str, arrays: Mapping[str, np.ndarray]) -> LayerRounding:
-    try:
-        scale_d, offset_d, input_error = map(float, arrays[f"{layer}/activation"])
-        signal, weight_error, mean_error = map(float, arrays[f"{key}/errors"])
-        inputs: dict[str, Any] = {name: arrays[f"{key}/{name}"] for name in ("mean", "power", "nonzero", "largest")}
-        if len({array.shape for array in inputs.values()}) != 1 or arrays[f"{key}/fingerprint"].shape != (3,):
+    def take(name: str, dtype: type, *shape: int | None) -> np.ndarray:
+        array = arrays[name]
+        fits = len(array.shape) == len(shape) and all(
+            size in (None, found) for size, found in zip(shape, array.shape, strict=True)
+        )
+        if array.dtype != dtype or not fits:
             raise ValueError
+        return array
+
+    try:
+        scale_d, offset_d, input_error = map(float, take(f"{layer}/activation", np.float64, 3))
+        signal, weight_error, mean_error = map(float, take(f"{layer}/errors", np.float64, 3))
+        shape = take(f"{layer}/mean", np.float32, None, None).shape
+        by_input = {
+            name: take(f"{layer}/{name}", np.float32, *shape) for name in ("mean", "power", "nonzero", "largest")
+        }
+        weights, bias = arrays.get(f"{key}/weights"), arrays.get(f"{layer}/bias")
         return LayerRounding(
-            weights=arrays.get(f"{key}/weights"),
-            bias=arrays.get(f"{key}/bias"),
-            fingerprint=arrays[f"{key}/fingerprint"],
+            weights=None if weights is None else take(f"{key}/weights", np.int8, *weights.shape),
+            bias=None if bias is None else take(f"{layer}/bias", np.float32, None),
+            fingerprint=take(f"{key}/fingerprint", np.float64, 3),
             scale_d=scale_d,
             offset_d=int(offset_d),
             input_error=input_error,
             signal=signal,
             weight_error=weight_error,
             mean_error=mean_error,
-            inputs=InputStatistics(**inputs),
+            inputs=InputStatistics(**by_input, seen=take(f"{layer}/seen", np.float32, shape[0])),
         )
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, OverflowError) as error:
         raise DamagedRounding(f"lacks what it should have of layer {layer}") from error

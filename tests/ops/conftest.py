@@ -32,6 +32,12 @@ def compiler() -> list[str]:
     return [*command, "-isystem", str(tensorflow.root / "include")]
 
 
+@pytest.fixture(scope="session")
+def numerics() -> list[str]:
+    """The sources that whatever includes the numerics is compiled with."""
+    return sorted(str(path) for path in (build.OPS_DIR / "numerics").glob("*.cc"))
+
+
 @pytest.fixture(autouse=True)
 def messages() -> Iterator[list[tuple[int, str]]]:
     """The (level, message) pairs that the ops log during the test; they reach no log file."""

@@ -74,7 +74,7 @@ def open_rounding(
     assert weights is not None
     book.add_rounding(
         layers,
-        moments=layers[0],
+        moments=layers,
         layout=(layout or matrix_layout(weights)).numbers(),
         weights=weights,
         shape=weights.shape,

@@ -36,6 +36,23 @@ def moments_of(rows: np.ndarray) -> Moments:
     )
 
 
+def pooled(of_layers: list[tuple[Moments, float]]) -> Moments:
+    """Of several layers, each about its own mean, with the noise of their inputs, which is then that of `nonzero`."""
+    count = sum(moments.count for moments, _ in of_layers)
+
+    def mean(values: list[Doubles]) -> Doubles:
+        return sum((m.count / count * value for (m, _), value in zip(of_layers, values, strict=True)), np.zeros(()))
+
+    return Moments(
+        count=count,
+        mean=mean([m.mean for m, _ in of_layers]),
+        covariance=mean([m.covariance for m, _ in of_layers]),
+        power=mean([m.power for m, _ in of_layers]),
+        nonzero=mean([m.nonzero * noise for m, noise in of_layers]),
+        largest=np.max([m.largest for m, _ in of_layers], axis=0),
+    )
+
+
 @dataclass(frozen=True)
 class Rounded:
     """Weights [inputs, outputs] in units of their scales that were rounded.
@@ -86,18 +103,29 @@ def losses(errors: Doubles, factor: Factor) -> Doubles:
 
 def round_weights(ratios: np.ndarray, moments: Moments, factor: Factor, *, compensate: bool = True) -> Rounded:
     """Rounds weights in units of their scales, [inputs, outputs]."""
-    weights = fixed_point(ratios)[factor.order]
-    upper, errors, integers = factor.upper, np.zeros_like(weights), np.zeros_like(weights)
+    weights = fixed_point(ratios)
+    errors, beyond = _errors(weights, factor, compensate=compensate)
+    if compensate:
+        nearest, _ = _errors(weights, factor, compensate=False)
+        better = (beyond > 0.5) & (losses(nearest, factor) < losses(errors, factor))
+        errors = np.where(better, nearest, errors)
+    return Rounded(
+        integers=weights - errors,
+        loss=losses(errors, factor),
+        mean_error=moments.mean @ errors,
+        bound=float(np.square(np.diag(factor.upper)).sum() / 4),
+    )
+
+
+def _errors(weights: Doubles, factor: Factor, *, compensate: bool) -> tuple[Doubles, Doubles]:
+    """Returns the errors of the weights, and by how much a weight of each output was to be beyond int8."""
+    weights, upper = weights[factor.order], factor.upper
+    errors, beyond = np.zeros_like(weights), np.zeros(weights.shape[1])
     follows = (np.abs(weights).max(axis=0) >= 0.5) & compensate
     for row in reversed(range(len(weights))):
         known = upper[row, row + 1 :] @ errors[row + 1 :]
         wanted = weights[row] + np.where(follows, known / upper[row, row], 0)
-        integers[row] = round_half_away(np.clip(wanted, -128, 127))
-        errors[row] = weights[row] - integers[row]
-    back = np.argsort(factor.order)
-    return Rounded(
-        integers=integers[back],
-        loss=losses(errors[back], factor),
-        mean_error=moments.mean @ errors[back],
-        bound=float(np.square(np.diag(upper)).sum() / 4),
-    )
+        possible = np.clip(wanted, -128, 127)
+        beyond = np.maximum(beyond, np.abs(wanted - possible))
+        errors[row] = weights[row] - round_half_away(possible)
+    return errors[np.argsort(factor.order)], beyond

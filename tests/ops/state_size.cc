@@ -130,9 +130,10 @@ void Moments(int64_t groups, int64_t width, int64_t taps) {
     const float scale = 0.05f;
     const amct::FixedPointWeights fixed(weights.data(), {1, 1, layout.size()}, &scale);
     const amct::RoundingResult result =
-        amct::CompensatedRounding(fixed, layout, moments, {true, true, 1e-4}).Run();
-    const bool usable = std::isfinite(result.signal) && result.error >= 0 && result.mean_error >= 0 &&
-                        result.error < 0.01 * result.signal;
+        amct::CompensatedRounding(fixed, layout, {{&moments, 1e-4}}, {true, true}).Run();
+    const amct::RoundedLayer& layer = result.layers[0];
+    const bool usable = std::isfinite(layer.signal) && layer.error >= 0 && layer.mean_error >= 0 &&
+                        layer.error < 0.01 * layer.signal;
     std::printf("moments_%d_%d_%d %zu %s\n", static_cast<int>(groups), static_cast<int>(width),
                 static_cast<int>(taps), most, usable ? "usable" : "unusable");
 }

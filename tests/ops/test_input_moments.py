@@ -281,7 +281,8 @@ def arrays_of(found: LayerRounding) -> list[Any]:
     """Returns what depends on the moments."""
     inputs = found.inputs
     numbers = [found.signal, found.weight_error, found.mean_error]
-    return [found.weights, found.bias, *numbers, inputs.mean, inputs.power, inputs.nonzero, inputs.largest]
+    values = [inputs.mean, inputs.power, inputs.nonzero, inputs.largest, inputs.seen]
+    return [found.weights, found.bias, *numbers, *values]
 
 
 # -- Moments ---------------------------------------------------------------------------------------------------
@@ -296,6 +297,8 @@ def test_moments(folder, name):
     found = layer.calibrate(folder, [x])
     assert found.weights.shape == layer.weights.shape
     assert_moments(found, layer, seen)
+    inside = layer.seen(np.ones_like(x)) != 0
+    np.testing.assert_allclose(found.inputs.seen, inside.mean(axis=(0, 1, 3)), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -473,8 +476,8 @@ def test_shapes_that_do_not_fit(folder, name):
 
 @pytest.mark.parametrize(
     ("shape", "attributes"),
-    [((0, 4, 4, 3), WINDOW), ((2, 2, 2, 3), {**WINDOW, "padding": "VALID"})],
-    ids=["no images", "images below the kernel"],
+    [((0, 4, 4, 3), WINDOW), ((2, 2, 2, 3), {**WINDOW, "padding": "VALID"}), ((0, 3), {}), ((2, 0, 3), {})],
+    ids=["no images", "images below the kernel", "no rows", "no rows of a batch"],
 )
 def test_empty(folder, shape, attributes):
     book = open_rounding(folder, np.ones((3, 2), np.float32), [1.0])

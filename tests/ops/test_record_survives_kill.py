@@ -59,12 +59,12 @@ def read_calibrated(path: Path) -> int:
 
 
 @pytest.fixture(scope="module")
-def record_writer(compiler, tmp_path_factory) -> Path:
+def record_writer(compiler, numerics, tmp_path_factory) -> Path:
     """The program of record_writer.cc."""
     program = tmp_path_factory.mktemp("record_writer") / "record_writer"
     books = [build.OPS_DIR / "calibration" / f"{name}_book.cc" for name in ("record", "rounding")]
     flags = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread"]
-    command = [*compiler, *flags, FOLDER / "record_writer.cc", *books, "-o", program]
+    command = [*compiler, *flags, FOLDER / "record_writer.cc", *books, *numerics, "-o", program]
     subprocess.run([str(part) for part in command], check=True)
     return program
 

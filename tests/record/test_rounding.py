@@ -29,7 +29,7 @@ def calibrate(record: Path, layers: Sequence[str] = ("layer",), plain: Sequence[
     for layer in layers:
         book.add_rounding(
             [layer],
-            moments=layer,
+            moments=[layer],
             layout=layout_of((3, 2), (1,), 0, 1, is_kernel=False).numbers(),
             weights=weights,
             shape=(3, 2),
@@ -112,6 +112,7 @@ def test_what_an_independent_reader_sees(good, read):
         "layer/fingerprint": ("F64", [3]),
         "layer/errors": ("F64", [3]),
         "layer/activation": ("F64", [3]),
+        "layer/seen": ("F32", [1]),
         **per_input,
     }
     found = read(good)
@@ -123,12 +124,21 @@ def test_what_an_independent_reader_sees(good, read):
     np.testing.assert_array_equal(layer.fingerprint, values["layer/fingerprint"])
     assert [layer.signal, layer.weight_error, layer.mean_error] == values["layer/errors"].tolist()
     assert [layer.scale_d, layer.offset_d, layer.input_error] == values["layer/activation"].tolist()
-    for name in ("mean", "power", "nonzero", "largest"):
+    for name in ("mean", "power", "nonzero", "largest", "seen"):
         np.testing.assert_array_equal(getattr(layer.inputs, name), values[f"layer/{name}"])
 
 
-def test_arrays_start_where_readers_can_map_them(good):
-    assert struct.unpack_from("<Q", good)[0] % 8 == 0
+def test_arrays_start_where_readers_can_map_them(tmp_path):
+    """Each at a multiple of the size of its elements, also behind the weights of other layers, which are bytes."""
+    calibrate(tmp_path / "record.txt", ["a", "b"])
+    content = Path(rounding_path(tmp_path / "record.txt")).read_bytes()
+    length = struct.unpack_from("<Q", content)[0]
+    assert length % 8 == 0
+    header = json.loads(content[8 : 8 + length])
+    del header["__metadata__"]
+    sizes = {"I8": 1, "F32": 4, "F64": 8}
+    assert [name for name, entry in header.items() if entry["data_offsets"][0] % sizes[entry["dtype"]]] == []
+    assert len(header) == 2 * 10
 
 
 def test_a_file_of_another_writer(good, read):
@@ -241,7 +251,7 @@ def test_a_format_of_later_times(good, read):
         read(good.replace(b"weight rounding 1", b"weight rounding 2"))
 
 
-@pytest.mark.parametrize("name", ["fingerprint", "errors", "mean", "power", "nonzero", "largest", "activation"])
+@pytest.mark.parametrize("name", ["fingerprint", "errors", "mean", "power", "nonzero", "largest", "seen", "activation"])
 def test_an_array_is_missing(good, read, name):
     metadata, arrays = unpack(good)
     del arrays[f"layer/{name}"]
@@ -257,11 +267,15 @@ def test_an_array_is_missing(good, read, name):
         ("fingerprint", [3, 1]),
         ("errors", [2]),
         ("errors", [4]),
+        ("errors", [3, 1]),
         ("activation", [2]),
         ("activation", [4]),
+        ("activation", [1, 3]),
         ("mean", [3]),
         ("power", [1, 2]),
         ("largest", [3, 1]),
+        ("seen", [3]),
+        ("bias", [2, 1]),
     ],
     ids=str,
 )
@@ -289,10 +303,24 @@ def test_a_layer_whose_key_is_of_no_layer(good, read):
         read(pack({**metadata, "layer layer": "other"}, arrays))
 
 
-def test_nan_as_an_offset(good, read):
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("weights", "F32"), ("bias", "F64"), ("mean", "F64"), ("seen", "I8"), ("errors", "F32"), ("fingerprint", "F32")],
+    ids=str,
+)
+def test_arrays_of_other_types(good, read, name, dtype):
     metadata, arrays = unpack(good)
-    arrays["layer/activation"] = ("F64", [3], [1.0, float("nan"), 0.0])
-    with pytest.raises(DamagedRounding):
+    _, shape, values = arrays[f"layer/{name}"]
+    arrays[f"layer/{name}"] = (dtype, shape, [int(value) for value in values])
+    with pytest.raises(DamagedRounding, match=r"^lacks what it should have of layer layer$"):
+        read(pack(metadata, arrays))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")], ids=str)
+def test_an_offset_that_is_no_number(good, read, value):
+    metadata, arrays = unpack(good)
+    arrays["layer/activation"] = ("F64", [3], [1.0, value, 0.0])
+    with pytest.raises(DamagedRounding, match=r"^lacks what it should have of layer layer$"):
         read(pack(metadata, arrays))
 
 

@@ -11,30 +11,23 @@ import tensorflow as tf
 
 from amct_tensorflow.graph.edit import at_root, set_input
 from amct_tensorflow.graph_passes.planning.plan_rounding import InputMoments, Rounding
-from amct_tensorflow.graph_passes.workspace import Layer, Workspace
+from amct_tensorflow.graph_passes.workspace import Workspace
 from amct_tensorflow.ops import RecordBook, tensorflow_ops
 
 
 def gather_moments(workspace: Workspace, book: RecordBook, batch_num: int, rounding: Rounding) -> None:
     """Runs the pass, after the one that inserts QuantIfmr."""
     for moments in rounding.moments:
-        by_tensor: dict[str, list[Layer]] = {}
+        with at_root(workspace.graph):
+            gathered = _input_moments(workspace, book, batch_num, moments, rounding.most_block)
         for layer in moments.layers:
-            by_tensor.setdefault(layer.data.name, []).append(layer)
-        earlier: list[tf.Operation] = []  # each waits for the one before: sums depend on the order
-        for layers in by_tensor.values():
-            with at_root(workspace.graph), workspace.graph.control_dependencies(earlier):
-                gathered = _input_moments(
-                    workspace, book, batch_num * len(by_tensor), moments, layers[0], rounding.most_block
-                )
-            earlier = [gathered.op]
-            for layer in layers:
-                set_input(layer.op, layer.row.data_input, gathered)
+            set_input(layer.op, layer.row.data_input, gathered)
 
 
 def _input_moments(
-    workspace: Workspace, book: RecordBook, batch_num: int, moments: InputMoments, layer: Layer, most_block: int
+    workspace: Workspace, book: RecordBook, batch_num: int, moments: InputMoments, most_block: int
 ) -> tf.Tensor:
+    layer = moments.layers[0]
     stencil = moments.stencil
     window: dict[str, Any] = {"kernel": [], "strides": [], "dilations": []}
     if stencil is not None:

@@ -1,8 +1,8 @@
 """Planning: which weights are rounded with knowledge of their input, and what is to be known of it.
 
 The second moments of the input of a layer (ops/numerics/second_moments.h) are gathered while the batches stream.
-Layers that see the same tensor in the same way share them, and so do layers that share their weights: these get one
-rounding that suits the inputs of all.
+Layers that see the same tensor in the same way share them. Layers that share their weights get one rounding, which
+suits the inputs of all.
 
 Left out, with the reason:
 
@@ -17,7 +17,7 @@ with each other.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 
 from amct_tensorflow.config import WeightParams
 from amct_tensorflow.graph_passes.workspace import Layer
@@ -35,14 +35,14 @@ class RoundingPlan:
     Attributes:
         layers: the layers.
         layout: where the weights are in their tensor.
-        moments: the name of the moments of their input.
+        moments: the name of the moments of the input of each.
         compensate: whether later weights make up for the errors of the earlier; else they become the nearest integers.
         correct_bias: whether the bias takes what the mean of the input makes of the errors.
     """
 
     layers: list[Layer]
     layout: WeightLayout
-    moments: str
+    moments: list[str]
     compensate: bool
     correct_bias: bool
 
@@ -93,24 +93,24 @@ def plan_rounding(layers: Iterable[Layer], params: Callable[[str], WeightParams]
             else:
                 reasons[layer.name] = reason
     together = _grouped(wanting, lambda layer: _weights_key(layer, wanting[layer], params(layer.name)))
-    by_input: dict[Hashable, list[Layer]] = {}
-    for sharing in together:
-        layout = wanting[sharing[0]]
-        key = _input_key(sharing[0], layout) if len(sharing) == 1 else sharing[0].name
-        by_input.setdefault(key, []).extend(sharing)
-    moments = [InputMoments(of[0].name, of, wanting[of[0]], of[0].row.stencil(of[0].op)) for of in by_input.values()]
+    by_input = _grouped(wanting, lambda layer: _input_key(layer, wanting[layer]))
+    moments = [InputMoments(of[0].name, of, wanting[of[0]], of[0].row.stencil(of[0].op)) for of in by_input]
     names = {layer: gathered.name for gathered in moments for layer in gathered.layers}
-    plans = [_plan(sharing, wanting[sharing[0]], names[sharing[0]], params) for sharing in together]
+    plans = [_plan(sharing, wanting[sharing[0]], names, params) for sharing in together]
     return Rounding(plans, moments, _most_block(moments), reasons)
 
 
 def _plan(
-    sharing: list[Layer], layout: WeightLayout, moments: str, params: Callable[[str], WeightParams]
+    sharing: list[Layer], layout: WeightLayout, names: Mapping[Layer, str], params: Callable[[str], WeightParams]
 ) -> RoundingPlan:
     wanted = params(sharing[0].name)
     can_correct = all(_can_take_bias(layer, layout) for layer in sharing)
     return RoundingPlan(
-        sharing, layout, moments, wanted.weight_rounding == "compensated", wanted.bias_correction and can_correct
+        sharing,
+        layout,
+        [names[layer] for layer in sharing],
+        wanted.weight_rounding == "compensated",
+        wanted.bias_correction and can_correct,
     )
 
 

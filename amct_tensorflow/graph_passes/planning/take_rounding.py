@@ -23,8 +23,9 @@ from amct_tensorflow.record import LayerRecord, LayerRounding
 
 _LEAST_GAIN = 0.1  # dB
 _LEAST_SQNR = 10.0  # dB, of a layer that deserves no warning
-# Weights that are folded by other arithmetic differ by 1e-7 or so; one step of one weight of a million is above.
-_FINGERPRINT_TOLERANCE = 1e-5
+# Weights that are folded by other arithmetic differ by 1e-7 or so. One step of one weight of a million is below in one
+# case of a thousand.
+_FINGERPRINT_TOLERANCE = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +52,7 @@ def take_rounding(
         if not layer.row.has_weights:
             continue
         if layer.name not in rounding:
-            taken.reasons[layer.name] = "it was calibrated elsewhere"
+            taken.reasons[layer.name] = "its calibration has seen no data, or was elsewhere"
             continue
         found = rounding[layer.name]
         reason = None if found is None else _reason_against(layer, records[layer.name], found)
@@ -69,9 +70,12 @@ def _reason_against(layer: Layer, record: LayerRecord, found: LayerRounding) -> 
     assert isinstance(layer.weights, np.ndarray) and layer.scale_w is not None
     if (np.float32(found.scale_d), found.offset_d) != (np.float32(record.scale_d), record.offset_d):
         return "scale_d or offset_d of its record was changed"
-    if found.weights is not None and found.weights.shape != layer.weights.shape:
-        return "its weights have another shape"
-    if found.bias is not None and found.bias.size != layer.channels:
+    layout = layer.row.weight_layout(layer.op)
+    if (
+        found.inputs.mean.shape != (layout.taps, layout.groups * layout.width)
+        or (found.weights is not None and found.weights.shape != layer.weights.shape)
+        or (found.bias is not None and found.bias.size != layer.channels)
+    ):
         return "its weights have another shape"
     now = weight_fingerprint(layer.weights, layer.scale_w, layer.channel_axes)
     if np.abs(now - found.fingerprint)[:2].max() > _FINGERPRINT_TOLERANCE * np.sqrt(now[2]):

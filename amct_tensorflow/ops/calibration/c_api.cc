@@ -75,8 +75,9 @@ void AmctAddLayer(const char* path, const char* layer, const float* scale_w, int
     book->AddLayer(std::move(entry));
 }
 
-// Plans the rounding of weights that the layers share, whose names are separated by line ends. `layout` has
-// the fields of WeightLayout in their order. Weights may be null: an op finds them, and their scales.
+// Plans the rounding of weights that the layers share. Their names, and those of the moments of their inputs,
+// are separated by line ends; `layout` has the fields of WeightLayout in their order. Weights may be null: an
+// op finds them, and their scales.
 void AmctAddRoundingPlan(const char* path, const char* layers, const char* moments, const int64_t* shape,
                          int64_t rank, const int64_t* layout, int compensate, int correct_bias,
                          const float* weights, int64_t outer, int64_t channels, int64_t inner,
@@ -86,11 +87,11 @@ void AmctAddRoundingPlan(const char* path, const char* layers, const char* momen
         return;
     }
     amct::RoundingPlan plan;
-    std::istringstream names(layers);
-    for (std::string name; std::getline(names, name);) {
-        plan.layers.push_back(name);
+    std::istringstream names(layers), names_of_moments(moments);
+    for (amct::PlannedLayer layer;
+         std::getline(names, layer.name) && std::getline(names_of_moments, layer.moments);) {
+        plan.layers.push_back(layer);
     }
-    plan.moments = moments;
     plan.shape.assign(shape, shape + rank);
     plan.layout = {layout[0], layout[1], layout[2], layout[3], layout[4], layout[5], layout[6], layout[7]};
     plan.compensate = compensate != 0;

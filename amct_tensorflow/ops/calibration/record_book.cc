@@ -144,8 +144,8 @@ void RecordBook::AddLayer(LayerEntry entry) {
 
 void RecordBook::AddRoundingPlan(RoundingPlan plan) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    for (const std::string& layer : plan.layers) {
-        if (LayerEntry* entry = Find(layer)) {
+    for (const PlannedLayer& layer : plan.layers) {
+        if (LayerEntry* entry = Find(layer.name)) {
             entry->wants_moments = true;
         }
     }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <set>
 
 #include "safetensors.h"
 
@@ -61,12 +62,64 @@ std::vector<float> PerInput(const SecondMoments& inputs, double (SecondMoments::
     return values;
 }
 
-void AddMoments(const std::string& key, const SecondMoments& inputs, SafetensorsWriter* writer) {
-    const std::vector<int64_t> shape{inputs.taps(), inputs.groups() * inputs.width()};
-    writer->Add(key + "/mean", PerInput(inputs, &SecondMoments::Mean), shape);
-    writer->Add(key + "/power", PerInput(inputs, &SecondMoments::Power), shape);
-    writer->Add(key + "/nonzero", PerInput(inputs, &SecondMoments::Nonzero), shape);
-    writer->Add(key + "/largest", PerInput(inputs, &SecondMoments::Largest), shape);
+InputStatistics StatisticsOf(const SecondMoments& inputs) {
+    InputStatistics statistics;
+    statistics.mean = PerInput(inputs, &SecondMoments::Mean);
+    statistics.power = PerInput(inputs, &SecondMoments::Power);
+    statistics.nonzero = PerInput(inputs, &SecondMoments::Nonzero);
+    statistics.largest = PerInput(inputs, &SecondMoments::Largest);
+    for (int64_t tap = 0; tap < inputs.taps(); ++tap) {
+        statistics.seen.push_back(static_cast<float>(inputs.Seen(tap)));
+    }
+    statistics.shape = {inputs.taps(), inputs.groups() * inputs.width()};
+    return statistics;
+}
+
+// The cycles that it takes, but for a factor.
+int64_t CostOf(const WeightLayout& layout) {
+    const int64_t size = layout.width * layout.taps;
+    return layout.groups * size * size * (size + layout.outputs);
+}
+
+void RoundWeights(RoundingPlan* plan) {
+    std::vector<RoundingInput> inputs;
+    std::vector<PlannedLayer*> layers;
+    for (PlannedLayer& layer : plan->layers) {
+        if (layer.inputs != nullptr) {
+            inputs.push_back({layer.inputs.get(), layer.noise});
+            layers.push_back(&layer);
+            layer.statistics = StatisticsOf(*layer.inputs);
+        }
+    }
+    RoundingResult result =
+        CompensatedRounding(plan->weights, plan->layout, inputs, {plan->compensate, plan->correct_bias})
+            .Run();
+    plan->integers = std::move(result.integers);
+    for (size_t i = 0; i < layers.size(); ++i) {
+        layers[i]->result = std::move(result.layers[i]);
+    }
+    if (layers.size() == plan->layers.size()) {  // no other will want them again
+        for (PlannedLayer& layer : plan->layers) {
+            layer.inputs = nullptr;
+        }
+    }
+}
+
+void AddLayer(const RoundingPlan& plan, const PlannedLayer& layer, const InputFactors& factors,
+              SafetensorsWriter* writer) {
+    writer->AddText("layer " + layer.name, plan.key());
+    const RoundedLayer& result = *layer.result;
+    if (plan.correct_bias) {
+        writer->Add(layer.name + "/bias", result.bias, {static_cast<int64_t>(result.bias.size())});
+    }
+    writer->Add(layer.name + "/errors", {result.signal, result.error, result.mean_error});
+    writer->Add(layer.name + "/activation", {factors.scale, factors.offset, factors.mean_square_error});
+    const InputStatistics& statistics = layer.statistics;
+    writer->Add(layer.name + "/mean", statistics.mean, statistics.shape);
+    writer->Add(layer.name + "/power", statistics.power, statistics.shape);
+    writer->Add(layer.name + "/nonzero", statistics.nonzero, statistics.shape);
+    writer->Add(layer.name + "/largest", statistics.largest, statistics.shape);
+    writer->Add(layer.name + "/seen", statistics.seen, {statistics.shape[0]});
 }
 
 }  // namespace
@@ -83,7 +136,7 @@ WeightFingerprint FingerprintOf(const float* weights, const ChannelView& view, c
 void RoundingBook::SetWeights(const std::string& layer, const float* weights, const ChannelView& view,
                               const float* scales) {
     for (RoundingPlan& plan : plans_) {
-        if (plan.layers[0] == layer && plan.weights.empty()) {
+        if (plan.key() == layer && plan.weights.empty()) {
             plan.SetWeights(weights, view, scales);
         }
     }
@@ -100,68 +153,69 @@ std::shared_ptr<MomentsState> RoundingBook::Moments(const std::string& name) {
 void RoundingBook::Restart() {
     moments_.clear();
     for (RoundingPlan& plan : plans_) {
-        plan.inputs = nullptr;
-        plan.result.reset();
+        plan.integers.clear();
+        for (PlannedLayer& layer : plan.layers) {
+            layer.inputs = nullptr;
+            layer.result.reset();
+        }
     }
 }
 
 void RoundingBook::Round(const FindFactors& factors_of, const ParallelFor& parallel_for) {
-    std::map<std::string, std::shared_ptr<const SecondMoments>> taken;
     std::vector<std::pair<int64_t, std::function<void()>>> tasks;
     for (RoundingPlan& plan : plans_) {
-        const std::optional<InputFactors> factors = factors_of(plan.layers[0]);
-        if (plan.result.has_value() || plan.weights.empty() || !factors.has_value()) {
-            continue;
+        if (!plan.weights.empty() && TakeMoments(factors_of, &plan)) {
+            tasks.emplace_back(CostOf(plan.layout), [&plan] { RoundWeights(&plan); });
         }
-        if (taken.count(plan.moments) == 0) {
-            taken[plan.moments] = Moments(plan.moments)->Take();
-        }
-        plan.inputs = taken[plan.moments];
-        if (plan.inputs == nullptr || !Fits(*plan.inputs, plan.layout)) {
-            continue;
-        }
-        const double noise = factors->scale * factors->scale / 12;
-        const int64_t size = plan.layout.width * plan.layout.taps;
-        tasks.emplace_back(plan.layout.groups * size * size * (size + plan.layout.outputs), [&plan, noise] {
-            plan.result = CompensatedRounding(plan.weights, plan.layout, *plan.inputs,
-                                              {plan.compensate, plan.correct_bias, noise})
-                              .Run();
-            plan.result->bias.resize(plan.correct_bias ? plan.result->bias.size() : 0);
-        });
     }
+    taken_.clear();
     RunTasks(std::move(tasks), parallel_for);
+}
+
+// Whether a layer has come to its end that had not before.
+bool RoundingBook::TakeMoments(const FindFactors& factors_of, RoundingPlan* plan) {
+    bool found = false;
+    for (PlannedLayer& layer : plan->layers) {
+        const std::optional<InputFactors> factors = factors_of(layer.name);
+        if (layer.result.has_value() || !factors.has_value()) {
+            continue;
+        }
+        if (taken_.count(layer.moments) == 0) {
+            taken_[layer.moments] = Moments(layer.moments)->Take();
+        }
+        const std::shared_ptr<const SecondMoments>& inputs = taken_[layer.moments];
+        if (inputs != nullptr && Fits(*inputs, plan->layout)) {
+            layer.inputs = inputs;
+            layer.noise = factors->scale * factors->scale / 12;
+            found = true;
+        }
+    }
+    return found;
 }
 
 std::string RoundingBook::Content(const std::vector<std::string>& layers,
                                   const FindFactors& factors_of) const {
     SafetensorsWriter writer;
     writer.AddText("format", "amct_tensorflow weight rounding 1");
-    std::map<std::string, std::string> keys;
+    std::set<std::string> planned;
     for (const RoundingPlan& plan : plans_) {
-        for (const std::string& layer : plan.layers) {
-            keys[layer] = plan.layers[0];
+        for (const PlannedLayer& layer : plan.layers) {
+            planned.insert(layer.name);
+            const std::optional<InputFactors> factors = factors_of(layer.name);
+            if (layer.result.has_value() && factors.has_value()) {
+                AddLayer(plan, layer, *factors, &writer);
+            }
         }
-        if (!plan.result.has_value()) {
-            continue;
+        if (!plan.integers.empty()) {
+            writer.Add(plan.key() + "/fingerprint", {plan.fingerprint.begin(), plan.fingerprint.end()});
+            if (plan.compensate) {
+                writer.Add(plan.key() + "/weights", plan.integers, plan.shape);
+            }
         }
-        const std::string& key = plan.layers[0];
-        const RoundingResult& result = *plan.result;
-        if (plan.compensate) {
-            writer.Add(key + "/weights", result.integers, plan.shape);
-        }
-        if (plan.correct_bias) {
-            writer.Add(key + "/bias", result.bias, {static_cast<int64_t>(result.bias.size())});
-        }
-        writer.Add(key + "/fingerprint", {plan.fingerprint.begin(), plan.fingerprint.end()});
-        writer.Add(key + "/errors", {result.signal, result.error, result.mean_error});
-        AddMoments(key, *plan.inputs, &writer);
     }
     for (const std::string& layer : layers) {
-        writer.AddText("layer " + layer, keys[layer]);
-        const std::optional<InputFactors> factors = factors_of(layer);
-        if (factors.has_value() && !keys[layer].empty()) {
-            writer.Add(layer + "/activation",
-                       std::vector<double>{factors->scale, factors->offset, factors->mean_square_error});
+        if (planned.count(layer) == 0) {
+            writer.AddText("layer " + layer, "");
         }
     }
     return writer.Content();

@@ -22,19 +22,39 @@ namespace amct {
 using WeightFingerprint = std::array<double, 3>;
 WeightFingerprint FingerprintOf(const float* weights, const ChannelView& view, const float* scales);
 
+// A statistic of the input of a layer, [taps, groups * width] each.
+struct InputStatistics {
+    std::vector<float> mean;
+    std::vector<float> power;
+    std::vector<float> nonzero;
+    std::vector<float> largest;
+    std::vector<float> seen;  // [taps]
+    std::vector<int64_t> shape;
+};
+
+// One of the layers that a plan is for.
+struct PlannedLayer {
+    std::string name;
+    std::string moments;  // the name of those of its input
+    // From here on: once it was calibrated.
+    std::shared_ptr<const SecondMoments> inputs;
+    InputStatistics statistics;
+    double noise = 0;
+    std::optional<RoundedLayer> result;
+};
+
 // Weights, of one layer or of several that share them.
 struct RoundingPlan {
-    std::vector<std::string> layers;
-    std::string moments;  // the name of those of their inputs
+    std::vector<PlannedLayer> layers;
     std::vector<int64_t> shape;
     WeightLayout layout;
     bool compensate;
     bool correct_bias;
     FixedPointWeights weights;  // known from the start, or once an op has run
     WeightFingerprint fingerprint{};
-    std::shared_ptr<const SecondMoments> inputs;  // from here on: once it is rounded
-    std::optional<RoundingResult> result;
+    std::vector<int8_t> integers;  // once they are rounded
 
+    const std::string& key() const { return layers[0].name; }
     void SetWeights(const float* values, const ChannelView& view, const float* scales) {
         weights = FixedPointWeights(values, view, scales);
         fingerprint = FingerprintOf(values, view, scales);
@@ -66,15 +86,19 @@ class RoundingBook {
     // Forgets all batches and what they led to.
     void Restart();
 
-    // Rounds what is not rounded yet and has seen data, many plans at once.
+    // Rounds the weights of which a layer has come to its end, many plans at once; those of several layers
+    // anew when another one has.
     void Round(const FindFactors& factors_of, const ParallelFor& parallel_for);
 
     // The content of the file. Of `layers`, those without a plan are to be rounded to the nearest.
     std::string Content(const std::vector<std::string>& layers, const FindFactors& factors_of) const;
 
  private:
+    bool TakeMoments(const FindFactors& factors_of, RoundingPlan* plan);
+
     std::vector<RoundingPlan> plans_;
     std::map<std::string, std::shared_ptr<MomentsState>> moments_;
+    std::map<std::string, std::shared_ptr<const SecondMoments>> taken_;  // of these, while plans are rounded
 };
 
 }  // namespace amct

@@ -3,6 +3,7 @@
 #ifndef AMCT_TENSORFLOW_OPS_CALIBRATION_SAFETENSORS_H_
 #define AMCT_TENSORFLOW_OPS_CALIBRATION_SAFETENSORS_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -15,28 +16,48 @@ class SafetensorsWriter {
         metadata_ += (metadata_.empty() ? "" : ",") + Quoted(key) + ":" + Quoted(text);
     }
     void Add(const std::string& name, const std::vector<int8_t>& values, const std::vector<int64_t>& shape) {
-        AddBytes(name, "I8", values.data(), values.size(), shape);
+        AddArray(name, "I8", values, shape);
     }
     void Add(const std::string& name, const std::vector<float>& values, const std::vector<int64_t>& shape) {
-        AddBytes(name, "F32", values.data(), values.size() * sizeof(float), shape);
+        AddArray(name, "F32", values, shape);
     }
     void Add(const std::string& name, const std::vector<double>& values) {
-        AddBytes(name, "F64", values.data(), values.size() * sizeof(double),
-                 {static_cast<int64_t>(values.size())});
+        AddArray(name, "F64", values, {static_cast<int64_t>(values.size())});
     }
 
-    // The content of the file.
-    std::string Content() const {
-        std::string header = "{\"__metadata__\":{" + metadata_ + "}" + entries_ + "}";
+    // The content of the file: arrays of larger elements first, so that each is aligned.
+    std::string Content() {
+        std::stable_sort(arrays_.begin(), arrays_.end(), [](const Array& left, const Array& right) {
+            return left.element_size > right.element_size;
+        });
+        std::string header = "{\"__metadata__\":{" + metadata_ + "}";
+        size_t size = 0;
+        for (const Array& array : arrays_) {
+            const std::string begin = std::to_string(size);
+            size += array.bytes.size();
+            header += "," + array.entry + begin + "," + std::to_string(size) + "]}";
+        }
+        header += "}";
         header.append((8 - header.size() % 8) % 8, ' ');  // the bytes start at a multiple of 8
         std::string content;
+        content.reserve(8 + header.size() + size);
         for (int byte = 0; byte < 8; ++byte) {
             content += static_cast<char>(header.size() >> (8 * byte) & 0xff);
         }
-        return content + header + bytes_;
+        content += header;
+        for (const Array& array : arrays_) {
+            content += array.bytes;
+        }
+        return content;
     }
 
  private:
+    struct Array {
+        size_t element_size;
+        std::string entry;  // of the header, up to where the bytes are
+        std::string bytes;
+    };
+
     static std::string Quoted(const std::string& text) {
         std::string quoted = "\"";
         for (const char c : text) {
@@ -48,21 +69,21 @@ class SafetensorsWriter {
         return quoted + "\"";
     }
 
-    void AddBytes(const std::string& name, const char* type, const void* data, size_t size,
+    template <typename T>
+    void AddArray(const std::string& name, const char* type, const std::vector<T>& values,
                   const std::vector<int64_t>& shape) {
         std::string sizes;
         for (const int64_t length : shape) {
             sizes += (sizes.empty() ? "" : ",") + std::to_string(length);
         }
-        entries_ += "," + Quoted(name) + ":{\"dtype\":\"" + type + "\",\"shape\":[" + sizes +
-                    "],\"data_offsets\":[" + std::to_string(bytes_.size()) + "," +
-                    std::to_string(bytes_.size() + size) + "]}";
-        bytes_.append(static_cast<const char*>(data), size);
+        const std::string entry =
+            Quoted(name) + ":{\"dtype\":\"" + type + "\",\"shape\":[" + sizes + "],\"data_offsets\":[";
+        arrays_.push_back(
+            {sizeof(T), entry, {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T)}});
     }
 
     std::string metadata_;
-    std::string entries_;
-    std::string bytes_;
+    std::vector<Array> arrays_;
 };
 
 }  // namespace amct

@@ -135,10 +135,10 @@ class InputMomentsOp : public ObserverOp {
                              : shape.dims() >= 2 ? shape.dim_size(shape.dims() - 2)
                                                  : 0;
         const int64_t part = groups_ * rows * channels;
-        if (part == 0 || shape.num_elements() % part != 0) {
-            return groups_ == 1;
+        if (part > 0 ? shape.num_elements() % part != 0 : groups_ != 1) {
+            return false;
         }
-        input->batch = shape.num_elements() / part;
+        input->batch = part > 0 ? shape.num_elements() / part : 0;
         input->size[2] = input->output[2] = rows;
         input->groups = groups_;
         input->width = channels;

@@ -8,10 +8,13 @@
 // (OPTQ / GPTQ, 2022), which pushes errors on through the Cholesky factor of M^-1: the inverse of R, in
 // reverse order. Inputs of the greatest power come first, as there is most left to make up for them then.
 //
+// Where that lets weights saturate, an output's weights become the nearest integers if they lose less.
+//
 // M is that of the samples, and they are few: off the diagonal it is shrunk to n / (n + K / 4) of what n
 // samples of K inputs say, in the manner of Ledoit and Wolf (2004). A quarter makes |R e|^2 a fair forecast
 // for other data; for the rounding itself, a tenth to one do equally well. Quantization adds its noise on the
-// diagonal.
+// diagonal. Layers that share their weights share M, the mean of theirs by their samples; each has a bias,
+// and a mean, of its own.
 
 #ifndef AMCT_TENSORFLOW_OPS_NUMERICS_COMPENSATED_ROUNDING_H_
 #define AMCT_TENSORFLOW_OPS_NUMERICS_COMPENSATED_ROUNDING_H_
@@ -22,109 +25,71 @@
 #include <numeric>
 #include <vector>
 
-#include "arq.h"
 #include "common.h"
 #include "dense.h"
+#include "fixed_point_weights.h"
 #include "second_moments.h"
 
 namespace amct {
 
-// Where the weights of a layer are in their tensor: steps in elements, of which `outputs` are a group's.
-struct WeightLayout {
-    int64_t groups;
-    int64_t width;
-    int64_t taps;
-    int64_t outputs;
-    int64_t group_step;
-    int64_t channel_step;
-    int64_t tap_step;
-    int64_t output_step;
-
-    int64_t size() const { return groups * width * taps * outputs; }
-    int64_t Index(const ChannelRange& block, int64_t row, int64_t output) const {
-        return block.group * group_step + (block.first + row % block.count) * channel_step +
-               row / block.count * tap_step + output * output_step;
-    }
-};
-
-// Weights in units of their scales, with 8 binary digits behind the point: half the memory of floats. Their
-// nearest integers are those of the floats.
-class FixedPointWeights {
- public:
-    FixedPointWeights() = default;
-    FixedPointWeights(const float* weights, const ChannelView& view, const float* scales)
-        : values_(view.size()), scales_(scales, scales + view.channels) {
-        ForEachScaledRow(view, scales,
-                         [&](int64_t begin, int64_t size, const float* row_scales, int64_t step) {
-                             ToFixedPoint(weights + begin, size, row_scales, step, values_.data() + begin);
-                         });
-    }
-
-    bool empty() const { return values_.empty(); }
-    float operator[](int64_t index) const { return static_cast<float>(values_[index]) / kOne; }
-    // The scale of an output, counted over all groups: there is one in all, one for each, or as many as a
-    // group of a batch of matrices has.
-    float Scale(int64_t output) const { return scales_[output % static_cast<int64_t>(scales_.size())]; }
-
- private:
-    static constexpr float kOne = 256.0f;
-
-    AMCT_VECTORIZED static void ToFixedPoint(const float* weights, int64_t size, const float* scales,
-                                             int64_t step, int16_t* values) {
-        for (int64_t i = 0; i < size; ++i) {
-            const float ratio = Clip(weights[i] / scales[i * step], -128.0f, 127.0f);
-            const float nearest = RoundHalfAway(ratio) * kOne;
-            // No tie that was none: the nearest integer stays the same.
-            const float value =
-                Clip(RoundHalfAway(ratio * kOne), nearest - kOne / 2 + 1, nearest + kOne / 2 - 1);
-            values[i] = static_cast<int16_t>(static_cast<int32_t>(value));
-        }
-    }
-
-    std::vector<int16_t> values_;
-    std::vector<float> scales_;
-};
-
 struct RoundingOptions {
-    bool compensate;     // else to the nearest
-    bool correct_bias;   // what the mean of the input makes of the errors is taken by the bias
-    double input_noise;  // of a quantized input that is not 0: its scale squared, by 12
+    bool compensate;    // else to the nearest
+    bool correct_bias;  // what the mean of the input makes of the errors is taken by the bias
 };
 
-struct RoundingResult {
-    std::vector<int8_t> integers;  // where the weights are in their tensor
-    std::vector<float> bias;       // to add to each output, [groups * outputs]
+// What a layer with the weights sees.
+struct RoundingInput {
+    const SecondMoments* moments;
+    double noise;  // of a quantized value that is not 0: the scale squared, by 12
+};
+
+// What becomes of such a layer.
+struct RoundedLayer {
+    std::vector<float> bias;  // to add to each output, [groups * outputs]
     // Mean squares, summed over the outputs: of the layer's result without its bias, and of what the errors
-    // of the weights do to it. The last is what the bias can take, and takes if it may.
+    // of the weights do to it. The last is what the bias can take, and takes if it may. Of layers that share
+    // their weights, the errors are taken to be to each other as the results are.
     double signal = 0;
     double error = 0;
     double mean_error = 0;
 };
 
+struct RoundingResult {
+    std::vector<int8_t> integers;  // where the weights are in their tensor
+    std::vector<RoundedLayer> layers;
+};
+
 class CompensatedRounding {
  public:
+    // All inputs are of the layout, and have the same blocks.
     CompensatedRounding(const FixedPointWeights& weights, const WeightLayout& layout,
-                        const SecondMoments& moments, const RoundingOptions& options)
-        : weights_(weights), layout_(layout), moments_(moments), options_(options) {}
+                        const std::vector<RoundingInput>& inputs, const RoundingOptions& options)
+        : weights_(weights), layout_(layout), inputs_(inputs), options_(options) {
+        for (const RoundingInput& input : inputs) {
+            samples_ += static_cast<double>(input.moments->rows());
+        }
+    }
 
     RoundingResult Run() {
+        const std::vector<ChannelRange>& blocks = inputs_[0].moments->blocks();
         result_.integers.resize(layout_.size());
-        result_.bias.resize(layout_.groups * layout_.outputs);
-        for (size_t block = 0; block < moments_.blocks().size();) {
-            const int64_t group = moments_.blocks()[block].group;
-            means_.assign(layout_.outputs, 0.0);
-            mean_errors_.assign(layout_.outputs, 0.0);
-            for (; block < moments_.blocks().size() && moments_.blocks()[block].group == group; ++block) {
+        result_.layers.resize(inputs_.size());
+        sums_.resize(inputs_.size());
+        for (RoundedLayer& layer : result_.layers) {
+            layer.bias.resize(layout_.groups * layout_.outputs);
+        }
+        for (size_t block = 0; block < blocks.size();) {
+            const int64_t group = blocks[block].group;
+            for (GroupSums& sums : sums_) {
+                sums.means.assign(layout_.outputs, 0.0);
+                sums.mean_errors.assign(layout_.outputs, 0.0);
+            }
+            for (; block < blocks.size() && blocks[block].group == group; ++block) {
                 RoundBlock(static_cast<int64_t>(block));
             }
-            for (int64_t output = 0; output < layout_.outputs; ++output) {
-                const int64_t at = group * layout_.outputs + output;
-                const double scale = weights_.Scale(at);
-                result_.signal += scale * scale * means_[output] * means_[output];
-                result_.mean_error += scale * scale * mean_errors_[output] * mean_errors_[output];
-                result_.bias[at] = static_cast<float>(scale * mean_errors_[output]);
-            }
+            EndGroup(group);
         }
+        ShareError();
         return std::move(result_);
     }
 
@@ -134,137 +99,288 @@ class CompensatedRounding {
     static constexpr double kDamping = 1e-3;
     static constexpr double kShrinkage = 0.25;
 
+    // Of a layer, for each output of a group.
+    struct GroupSums {
+        std::vector<double> means;
+        std::vector<double> mean_errors;
+    };
+
+    // Some outputs of a block. Rows are in the order of `order_`.
+    struct Panel {
+        std::vector<int64_t> outputs;
+        std::vector<float> weights;  // [size_, outputs]
+        std::vector<float> errors;   // likewise
+        std::vector<double> lost;    // e' M e
+        std::vector<float> beyond;   // by how much a weight was to be beyond the integers
+
+        int64_t count() const { return static_cast<int64_t>(outputs.size()); }
+    };
+
+    void EndGroup(int64_t group) {
+        for (size_t layer = 0; layer < inputs_.size(); ++layer) {
+            RoundedLayer& result = result_.layers[layer];
+            for (int64_t output = 0; output < layout_.outputs; ++output) {
+                const int64_t at = group * layout_.outputs + output;
+                const double mean = weights_.Scale(at) * sums_[layer].means[output];
+                const double mean_error = weights_.Scale(at) * sums_[layer].mean_errors[output];
+                result.signal += mean * mean;
+                result.mean_error += mean_error * mean_error;
+                result.bias[at] = static_cast<float>(mean_error);
+            }
+        }
+    }
+
+    void ShareError() {
+        double signal = 0;
+        for (size_t layer = 0; layer < inputs_.size(); ++layer) {
+            signal += ShareOf(inputs_[layer]) * result_.layers[layer].signal;
+        }
+        for (RoundedLayer& layer : result_.layers) {
+            layer.error = signal > 0 ? error_ * (layer.signal / signal) : error_;
+        }
+    }
+
+    double ShareOf(const RoundingInput& input) const {
+        return static_cast<double>(input.moments->rows()) / samples_;
+    }
+
     void RoundBlock(int64_t block) {
-        range_ = moments_.blocks()[block];
+        range_ = inputs_[0].moments->blocks()[block];
         size_ = range_.count * layout_.taps;
-        covariance_.resize(size_ * size_);
-        moments_.Covariance(block, covariance_.data());
-        mean_.resize(size_);
-        for (int64_t row = 0; row < size_; ++row) {
-            mean_[row] = static_cast<float>(moments_.Mean(moments_.Index(range_, row)));
-        }
-        for (int64_t first = 0; first < layout_.outputs; first += kOutputs) {
-            AddSignal(first, std::min(kOutputs, layout_.outputs - first));
-        }
+        ReadMoments(block);
         const bool can_compensate = MakeFactor() && options_.compensate;
         for (int64_t first = 0; first < layout_.outputs; first += kOutputs) {
-            RoundOutputs(first, std::min(kOutputs, layout_.outputs - first), can_compensate);
+            std::vector<int64_t> outputs(std::min(kOutputs, layout_.outputs - first));
+            std::iota(outputs.begin(), outputs.end(), first);
+            RoundOutputs(std::move(outputs), can_compensate);
         }
+    }
+
+    // Sets M, before it is shrunk: `second_` off its diagonal, and `diagonal_`, with the noise.
+    void ReadMoments(int64_t block) {
+        second_.resize(size_ * size_);
+        diagonal_.assign(size_, 0.0);
+        means_.resize(inputs_.size());
+        std::vector<float> own;
+        for (size_t layer = 0; layer < inputs_.size(); ++layer) {
+            const SecondMoments& moments = *inputs_[layer].moments;
+            const double share = ShareOf(inputs_[layer]);
+            std::vector<float>& covariance = layer == 0 ? second_ : own;
+            covariance.resize(size_ * size_);
+            moments.Covariance(block, covariance.data());
+            std::vector<float>& mean = means_[layer];
+            mean.resize(size_);
+            for (int64_t row = 0; row < size_; ++row) {
+                const int64_t index = moments.Index(range_, row);
+                mean[row] = static_cast<float>(moments.Mean(index));
+                const double moment =
+                    std::max(0.0f, covariance[row * size_ + row]) + Uncorrected(mean, row, row);
+                diagonal_[row] += share * (moment + inputs_[layer].noise * moments.Nonzero(index));
+            }
+            AddSignal(covariance, mean, &sums_[layer], &result_.layers[layer]);
+            if (inputs_.size() == 1 && options_.correct_bias) {
+                return;
+            }
+            for (int64_t row = 0; row < size_; ++row) {
+                for (int64_t column = 0; column < size_; ++column) {
+                    const int64_t at = row * size_ + column;
+                    const double before = layer == 0 ? 0 : second_[at];
+                    second_[at] = static_cast<float>(
+                        before + share * (covariance[at] + Uncorrected(mean, row, column)));
+                }
+            }
+        }
+    }
+
+    // What second moments about 0 have in addition to those about the mean, if no bias takes it.
+    double Uncorrected(const std::vector<float>& mean, int64_t row, int64_t column) const {
+        return options_.correct_bias ? 0 : static_cast<double>(mean[row]) * mean[column];
     }
 
     double ScaleOf(int64_t output) const { return weights_.Scale(range_.group * layout_.outputs + output); }
 
-    // Reads the weights of some outputs, [size_, count], rows in the order of `rows`.
+    // Reads the weights of some outputs, [size_, outputs], rows in the order of `row_at`.
     template <typename RowAt>
-    void ReadWeights(int64_t first, int64_t count, const RowAt& row_at) {
-        read_.resize(size_ * count);
+    std::vector<float> ReadWeights(const std::vector<int64_t>& outputs, const RowAt& row_at) const {
+        std::vector<float> weights(size_ * outputs.size());
+        float* next = weights.data();
         for (int64_t row = 0; row < size_; ++row) {
-            for (int64_t output = 0; output < count; ++output) {
-                read_[row * count + output] = weights_[layout_.Index(range_, row_at(row), first + output)];
+            const int64_t at = layout_.Index(range_, row_at(row), 0);
+            for (const int64_t output : outputs) {
+                *next++ = weights_[at + output * layout_.output_step];
             }
+        }
+        return weights;
+    }
+
+    // Adds the mean square of the result. What inputs have to do with each other is computed for some
+    // outputs, and taken to add as much to the others.
+    void AddSignal(const std::vector<float>& covariance, const std::vector<float>& mean, GroupSums* sums,
+                   RoundedLayer* result) {
+        std::vector<int64_t> all(layout_.outputs);
+        std::iota(all.begin(), all.end(), 0);
+        const std::vector<float> weights = ReadWeights(all, [](int64_t row) { return row; });
+        std::vector<double> alone(layout_.outputs, 0.0);
+        for (int64_t row = 0; row < size_; ++row) {
+            AddAlone(weights.data() + row * layout_.outputs, covariance[row * size_ + row], mean[row],
+                     layout_.outputs, alone.data(), sums->means.data());
+        }
+        const std::vector<int64_t> chosen = ChoosePositions(layout_.outputs, kOutputs);
+        const std::vector<double> powers = Powers(covariance, chosen);
+        double alone_chosen = 0;
+        double power = 0;
+        for (size_t i = 0; i < chosen.size(); ++i) {
+            const double scale = ScaleOf(chosen[i]);
+            power += scale * scale * powers[i];
+            alone_chosen += scale * scale * alone[chosen[i]];
+        }
+        double alone_all = 0;
+        for (int64_t output = 0; output < layout_.outputs; ++output) {
+            alone_all += ScaleOf(output) * ScaleOf(output) * alone[output];
+        }
+        result->signal += alone_chosen > 0 ? alone_all * (power / alone_chosen) : alone_all;
+    }
+
+    AMCT_VECTORIZED static void AddAlone(const float* weights, double variance, double mean, int64_t count,
+                                         double* alone, double* means) {
+        for (int64_t i = 0; i < count; ++i) {
+            const double weight = weights[i];
+            alone[i] += variance * weight * weight;
+            means[i] += mean * weight;
         }
     }
 
-    void AddSignal(int64_t first, int64_t count) {
-        ReadWeights(first, count, [](int64_t row) { return row; });
-        const auto weights = View(read_.data(), size_, count, count);
-        product_.resize(size_ * count);
-        auto product = View(product_.data(), size_, count, count);
-        product.noalias() = View(covariance_.data(), size_, size_, size_) * weights;
-        for (int64_t output = 0; output < count; ++output) {
-            double power = 0;
-            double mean = 0;
-            for (int64_t row = 0; row < size_; ++row) {
-                power += static_cast<double>(weights(row, output)) * product(row, output);
-                mean += static_cast<double>(weights(row, output)) * mean_[row];
+    // Returns w' C w for each of some outputs.
+    std::vector<double> Powers(const std::vector<float>& covariance,
+                               const std::vector<int64_t>& outputs) const {
+        const auto count = static_cast<int64_t>(outputs.size());
+        const std::vector<float> weights = ReadWeights(outputs, [](int64_t row) { return row; });
+        std::vector<float> product(size_ * count);
+        Multiply({covariance.data(), size_, size_, size_}, {weights.data(), size_, count, count},
+                 product.data());
+        std::vector<double> powers(count, 0.0);
+        for (int64_t row = 0; row < size_; ++row) {
+            for (int64_t i = 0; i < count; ++i) {
+                powers[i] += static_cast<double>(weights[row * count + i]) * product[row * count + i];
             }
-            const double scale = ScaleOf(first + output);
-            result_.signal += scale * scale * std::max(power, 0.0);
-            means_[first + output] += mean;
         }
+        for (double& power : powers) {
+            power = std::max(power, 0.0);
+        }
+        return powers;
     }
 
-    // Makes R of M, in the place of the covariances, and the order of the rows; false if it cannot be made.
+    // Makes R of M, and the order of the rows; false if it cannot be made, and then R is diagonal.
     bool MakeFactor() {
-        const auto samples = static_cast<double>(moments_.rows());
-        const double share = samples / (samples + kShrinkage * static_cast<double>(size_));
-        const auto shrunk = static_cast<float>(share);
-        std::vector<double> diagonal(size_);
-        double damping = 0;
-        for (int64_t i = 0; i < size_; ++i) {
-            const int64_t index = moments_.Index(range_, i);
-            const double covariance = std::max(0.0f, covariance_[i * size_ + i]);
-            const double moment = covariance + (options_.correct_bias ? 0 : mean_[i] * mean_[i]);
-            diagonal[i] = moment + options_.input_noise * moments_.Nonzero(index);
-            damping += kDamping * diagonal[i] / static_cast<double>(size_);
-        }
+        const auto shrunk =
+            static_cast<float>(samples_ / (samples_ + kShrinkage * static_cast<double>(size_)));
+        double damping =
+            kDamping * std::accumulate(diagonal_.begin(), diagonal_.end(), 0.0) / static_cast<double>(size_);
         if (!(damping > 0)) {
             damping = 1;  // all inputs were 0: whatever they will be, the nearest is best
         }
         order_.resize(size_);
         std::iota(order_.begin(), order_.end(), 0);
         std::stable_sort(order_.begin(), order_.end(),
-                         [&](int64_t i, int64_t j) { return diagonal[i] < diagonal[j]; });
+                         [&](int64_t i, int64_t j) { return diagonal_[i] < diagonal_[j]; });
         factor_.resize(size_ * size_);
         for (int64_t i = 0; i < size_; ++i) {
-            const int64_t from = order_[i];
+            const float* row = second_.data() + order_[i] * size_;
             for (int64_t j = i; j < size_; ++j) {
-                const int64_t to = order_[j];
-                const float mean = options_.correct_bias ? 0.0f : mean_[from] * mean_[to];
-                factor_[i * size_ + j] = shrunk * (covariance_[from * size_ + to] + mean);
+                factor_[i * size_ + j] = shrunk * row[order_[j]];
             }
-            factor_[i * size_ + i] = static_cast<float>(diagonal[from] + damping);
+            factor_[i * size_ + i] = static_cast<float>(diagonal_[order_[i]] + damping);
         }
         if (Factorize(factor_.data(), size_)) {
             return true;
         }
         std::fill(factor_.begin(), factor_.end(), 0.0f);
         for (int64_t i = 0; i < size_; ++i) {
-            factor_[i * size_ + i] = std::sqrt(static_cast<float>(diagonal[order_[i]] + damping));
+            factor_[i * size_ + i] = std::sqrt(static_cast<float>(diagonal_[order_[i]] + damping));
         }
         return false;
     }
 
-    void RoundOutputs(int64_t first, int64_t count, bool compensate) {
-        ReadWeights(first, count, [this](int64_t row) { return order_[row]; });
-        std::vector<float> follows(count);  // whether an output's weights follow the errors: 1 or 0
-        for (int64_t output = 0; output < count; ++output) {
-            follows[output] = compensate && IsAlive(output, count) ? 1.0f : 0.0f;
+    void RoundOutputs(std::vector<int64_t> outputs, bool compensate) {
+        Panel panel = RoundPanel(std::move(outputs), compensate);
+        std::vector<int64_t> doubtful;
+        for (int64_t i = 0; i < panel.count(); ++i) {
+            if (panel.beyond[i] > 0.5f) {
+                doubtful.push_back(panel.outputs[i]);
+            }
         }
-        errors_.assign(size_ * count, 0.0f);
-        std::vector<float> integers(count);
-        std::vector<double> lost(count, 0.0);
-        for (int64_t end = size_; end > 0; end -= kRows) {
-            const int64_t begin = std::max<int64_t>(end - kRows, 0);
-            product_.resize((end - begin) * count);
-            View(product_.data(), end - begin, count, count).noalias() =
-                View(factor_.data() + begin * size_ + end, end - begin, size_ - end, size_) *
-                View(errors_.data() + end * count, size_ - end, count, count);
-            for (int64_t row = end - 1; row >= begin; --row) {
-                float* known = product_.data() + (row - begin) * count;
-                for (int64_t later = row + 1; later < end; ++later) {
-                    AddScaled(errors_.data() + later * count, factor_[row * size_ + later], count, known);
-                }
-                RoundRow(read_.data() + row * count, factor_[row * size_ + row], follows.data(), count, known,
-                         integers.data(), errors_.data() + row * count);
-                for (int64_t output = 0; output < count; ++output) {
-                    lost[output] += static_cast<double>(known[output]) * known[output];
-                    mean_errors_[first + output] +=
-                        static_cast<double>(mean_[order_[row]]) * errors_[row * count + output];
-                    result_.integers[layout_.Index(range_, order_[row], first + output)] =
-                        static_cast<int8_t>(integers[output]);
+        if (compensate && !doubtful.empty()) {
+            TakeBetter(RoundPanel(std::move(doubtful), false), &panel);
+        }
+        for (int64_t row = 0; row < size_; ++row) {
+            const float* errors = panel.errors.data() + row * panel.count();
+            const int64_t at = layout_.Index(range_, order_[row], 0);
+            for (int64_t i = 0; i < panel.count(); ++i) {
+                result_.integers[at + panel.outputs[i] * layout_.output_step] =
+                    static_cast<int8_t>(panel.weights[row * panel.count() + i] - errors[i]);
+            }
+            for (size_t layer = 0; layer < inputs_.size(); ++layer) {
+                const double mean = means_[layer][order_[row]];
+                for (int64_t i = 0; i < panel.count(); ++i) {
+                    sums_[layer].mean_errors[panel.outputs[i]] += mean * errors[i];
                 }
             }
         }
-        for (int64_t output = 0; output < count; ++output) {
-            result_.error += ScaleOf(first + output) * ScaleOf(first + output) * lost[output];
+        for (int64_t i = 0; i < panel.count(); ++i) {
+            error_ += ScaleOf(panel.outputs[i]) * ScaleOf(panel.outputs[i]) * panel.lost[i];
         }
     }
 
+    // Takes those of other outputs, which `panel` has too, that lose less.
+    void TakeBetter(const Panel& other, Panel* panel) const {
+        for (int64_t i = 0; i < other.count(); ++i) {
+            const auto at = std::lower_bound(panel->outputs.begin(), panel->outputs.end(), other.outputs[i]) -
+                            panel->outputs.begin();
+            if (other.lost[i] < panel->lost[at]) {
+                panel->lost[at] = other.lost[i];
+                for (int64_t row = 0; row < size_; ++row) {
+                    panel->errors[row * panel->count() + at] = other.errors[row * other.count() + i];
+                }
+            }
+        }
+    }
+
+    Panel RoundPanel(std::vector<int64_t> outputs, bool compensate) {
+        Panel panel{std::move(outputs), {}, {}, {}, {}};
+        const int64_t count = panel.count();
+        panel.weights = ReadWeights(panel.outputs, [this](int64_t row) { return order_[row]; });
+        panel.errors.assign(size_ * count, 0.0f);
+        panel.lost.assign(count, 0.0);
+        panel.beyond.assign(count, 0.0f);
+        std::vector<float> follows(count);  // whether an output's weights follow the errors: 1 or 0
+        for (int64_t i = 0; i < count; ++i) {
+            follows[i] = compensate && IsAlive(panel, i) ? 1.0f : 0.0f;
+        }
+        for (int64_t end = size_; end > 0; end -= kRows) {
+            const int64_t begin = std::max<int64_t>(end - kRows, 0);
+            product_.resize((end - begin) * count);
+            Multiply({factor_.data() + begin * size_ + end, end - begin, size_ - end, size_},
+                     {panel.errors.data() + end * count, size_ - end, count, count}, product_.data());
+            for (int64_t row = end - 1; row >= begin; --row) {
+                float* known = product_.data() + (row - begin) * count;
+                for (int64_t later = row + 1; later < end; ++later) {
+                    AddScaled(panel.errors.data() + later * count, factor_[row * size_ + later], count,
+                              known);
+                }
+                RoundRow(panel.weights.data() + row * count, factor_[row * size_ + row], follows.data(),
+                         count, known, panel.beyond.data(), panel.errors.data() + row * count);
+                for (int64_t i = 0; i < count; ++i) {
+                    panel.lost[i] += static_cast<double>(known[i]) * known[i];
+                }
+            }
+        }
+        return panel;
+    }
+
     // Whether an output has a weight that is not next to 0. If not, its scale is not one of its weights.
-    bool IsAlive(int64_t output, int64_t count) const {
+    bool IsAlive(const Panel& panel, int64_t output) const {
         for (int64_t row = 0; row < size_; ++row) {
-            if (std::fabs(read_[row * count + output]) >= 0.5f) {
+            if (std::fabs(panel.weights[row * panel.count() + output]) >= 0.5f) {
                 return true;
             }
         }
@@ -279,30 +395,32 @@ class CompensatedRounding {
 
     // Rounds one weight of each output. `known` is the row of R e without its own error, and then with it.
     AMCT_VECTORIZED static void RoundRow(const float* weights, float diagonal, const float* follows,
-                                         int64_t count, float* known, float* integers, float* errors) {
+                                         int64_t count, float* known, float* beyond, float* errors) {
         for (int64_t i = 0; i < count; ++i) {
             const float wanted = weights[i] + follows[i] * (known[i] / diagonal);
-            integers[i] = RoundHalfAway(Clip(wanted, -128.0f, 127.0f));
-            errors[i] = weights[i] - integers[i];
+            const float possible = Clip(wanted, -128.0f, 127.0f);
+            const float by = std::fabs(wanted - possible);
+            beyond[i] = beyond[i] < by ? by : beyond[i];
+            errors[i] = weights[i] - RoundHalfAway(possible);
             known[i] += diagonal * errors[i];
         }
     }
 
     const FixedPointWeights& weights_;
     const WeightLayout& layout_;
-    const SecondMoments& moments_;
+    const std::vector<RoundingInput> inputs_;
     const RoundingOptions options_;
+    double samples_ = 0;
     RoundingResult result_;
-    std::vector<double> means_;        // of the outputs of a group
-    std::vector<double> mean_errors_;  // likewise
-    ChannelRange range_{};             // the block that is worked on, and its rows
+    double error_ = 0;  // in the mean over the layers
+    std::vector<GroupSums> sums_;
+    ChannelRange range_{};  // the block that is worked on, and its rows
     int64_t size_ = 0;
-    std::vector<float> covariance_;
-    std::vector<float> factor_;
-    std::vector<float> mean_;
+    std::vector<std::vector<float>> means_;  // of each layer
+    std::vector<float> second_;
+    std::vector<double> diagonal_;
     std::vector<int64_t> order_;
-    std::vector<float> read_;
-    std::vector<float> errors_;
+    std::vector<float> factor_;
     std::vector<float> product_;
 };
 

@@ -80,6 +80,36 @@ struct ChannelRange {
     int64_t count;
 };
 
+// An output position: the part of the batch that it is of, and where it is in the result.
+struct OutputPosition {
+    int64_t part;
+    Space at;
+
+    OutputPosition(const LayerInput& input, int64_t position) : part(position / Product(input.output)) {
+        int64_t rest = position % Product(input.output);
+        for (int axis = 2; axis >= 0; --axis) {
+            at[axis] = rest % input.output[axis];
+            rest /= input.output[axis];
+        }
+    }
+};
+
+// Finds the input position that an output position sees at a tap: how many elements behind the first. False
+// if it sees none.
+inline bool FindSource(const LayerInput& input, const Window& window, const OutputPosition& position,
+                       int64_t tap, int64_t* offset) {
+    *offset = position.part * input.batch_step;
+    for (int axis = 2; axis >= 0; --axis) {
+        const int64_t seen = window.Source(axis, position.at[axis], tap % window.kernel[axis]);
+        tap /= window.kernel[axis];
+        if (seen < 0 || seen >= input.size[axis]) {
+            return false;
+        }
+        *offset += seen * input.size_step[axis];
+    }
+    return true;
+}
+
 // Copies what one position sees of these channels, tap by tap: [taps, channels]. Channels of several groups
 // follow each other where a group has one.
 inline void GatherRow(const LayerInput& input, const Window& window, int64_t position,
@@ -88,31 +118,16 @@ inline void GatherRow(const LayerInput& input, const Window& window, int64_t pos
     const int64_t first = input.width == 1 ? range.group : range.first;
     const float* start =
         input.values + first * step + (input.width == 1 ? 0 : range.group * input.group_step);
-    const int64_t of_image = Product(input.output);
-    start += position / of_image * input.batch_step;
-    Space at;
-    int64_t rest = position % of_image;
-    for (int axis = 2; axis >= 0; --axis) {
-        at[axis] = rest % input.output[axis];
-        rest /= input.output[axis];
-    }
+    const OutputPosition at(input, position);
     for (int64_t tap = 0; tap < window.taps(); ++tap, row += range.count) {
-        const float* source = start;
-        int64_t of_axis = tap;
-        bool inside = true;
-        for (int axis = 2; axis >= 0; --axis) {
-            const int64_t seen = window.Source(axis, at[axis], of_axis % window.kernel[axis]);
-            of_axis /= window.kernel[axis];
-            inside = inside && seen >= 0 && seen < input.size[axis];
-            source += seen * input.size_step[axis];
-        }
-        if (!inside) {
+        int64_t offset;
+        if (!FindSource(input, window, at, tap, &offset)) {
             std::fill_n(row, range.count, 0.0f);
         } else if (step == 1) {
-            std::memcpy(row, source, range.count * sizeof(float));
+            std::memcpy(row, start + offset, range.count * sizeof(float));
         } else {
             for (int64_t c = 0; c < range.count; ++c) {
-                row[c] = source[c * step];
+                row[c] = start[offset + c * step];
             }
         }
     }

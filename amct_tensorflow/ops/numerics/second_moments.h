@@ -33,7 +33,9 @@ class SecondMoments {
         nonzero_.assign(size, 0);
         largest_.assign(size, 0.0f);
         pivot_.assign(size, 0.0f);
-        const int64_t parts = (width * taps + most_block - 1) / most_block;
+        seen_.assign(taps, 0);
+        const int64_t most_channels = std::max<int64_t>(most_block / taps, 1);
+        const int64_t parts = (width + most_channels - 1) / most_channels;
         const int64_t most = (width + parts - 1) / parts;
         for (int64_t group = 0; group < groups; ++group) {
             for (int64_t first = 0; first < width; first += most) {
@@ -50,6 +52,7 @@ class SecondMoments {
     // Adds what `count` positions of a batch see; the batch has as many groups and channels as those before.
     void Add(const LayerInput& input, const Window& window, int64_t count, const ParallelFor& parallel_for) {
         const std::vector<int64_t> positions = ChoosePositions(input.positions(), count);
+        CountSeen(input, window, positions);
         if (width_ == 1) {
             AddSingleChannels(input, window, positions, parallel_for);
         } else if (blocks_.size() >= kManyBlocks) {
@@ -81,6 +84,8 @@ class SecondMoments {
         return static_cast<double>(nonzero_[index]) / static_cast<double>(rows_);
     }
     double Largest(int64_t index) const { return largest_[index]; }
+    // The share of positions at which a tap is inside the input.
+    double Seen(int64_t tap) const { return static_cast<double>(seen_[tap]) / static_cast<double>(rows_); }
     // Where a row of a block, which is over [taps, channels], is in [taps, groups * width].
     int64_t Index(const ChannelRange& block, int64_t row) const {
         return row / block.count * groups_ * width_ + block.group * width_ + block.first + row % block.count;
@@ -96,20 +101,21 @@ class SecondMoments {
             shift[i] = Mean(index) - pivot_[index];
         }
         for (int64_t i = 0; i < size; ++i) {
+            const int64_t step = width_ == 1 ? groups_ : 1;
+            const float* sums = width_ == 1 ? gram_.data() + i * taps_ * groups_ + blocks_[block].group
+                                            : gram_.data() + begins_[block] + i * size;
             for (int64_t j = i; j < size; ++j) {
-                const float sum = width_ == 1 ? gram_[(i * taps_ + j) * groups_ + blocks_[block].group]
-                                              : gram_[begins_[block] + i * size + j];
-                covariance[i * size + j] = covariance[j * size + i] =
-                    static_cast<float>(sum * share - shift[i] * shift[j]);
+                covariance[i * size + j] = static_cast<float>(sums[j * step] * share - shift[i] * shift[j]);
             }
         }
+        Mirror(size, covariance);
     }
 
     // Bytes kept between batches.
     size_t StateBytes() const {
         return sizeof(*this) + gram_.size() * sizeof(float) +
                sum_.size() * (2 * sizeof(double) + sizeof(int64_t) + 2 * sizeof(float)) +
-               blocks_.size() * (sizeof(ChannelRange) + sizeof(size_t));
+               seen_.size() * sizeof(int64_t) + blocks_.size() * (sizeof(ChannelRange) + sizeof(size_t));
     }
 
  private:
@@ -118,6 +124,30 @@ class SecondMoments {
     static constexpr int64_t kLanes = 64;  // channels that are worked on together
 
     static int64_t Square(int64_t size) { return size * size; }
+
+    // Copies the upper triangle to the lower, tile by tile: whole columns would be slow.
+    static void Mirror(int64_t size, float* matrix) {
+        constexpr int64_t kSide = 32;
+        for (int64_t top = 0; top < size; top += kSide) {
+            for (int64_t left = 0; left <= top; left += kSide) {
+                for (int64_t i = top; i < std::min(top + kSide, size); ++i) {
+                    for (int64_t j = left; j < std::min(left + kSide, i); ++j) {
+                        matrix[i * size + j] = matrix[j * size + i];
+                    }
+                }
+            }
+        }
+    }
+
+    void CountSeen(const LayerInput& input, const Window& window, const std::vector<int64_t>& positions) {
+        for (const int64_t position : positions) {
+            const OutputPosition at(input, position);
+            for (int64_t tap = 0; tap < taps_; ++tap) {
+                int64_t offset;
+                seen_[tap] += FindSource(input, window, at, tap, &offset) ? 1 : 0;
+            }
+        }
+    }
 
     void AddBlock(const LayerInput& input, const Window& window, const std::vector<int64_t>& positions,
                   int64_t block, const ParallelFor& parallel_for) {
@@ -253,7 +283,8 @@ class SecondMoments {
     std::vector<double> power_;
     std::vector<int64_t> nonzero_;
     std::vector<float> largest_;
-    std::vector<float> pivot_;  // the mean of the first batch
+    std::vector<float> pivot_;   // the mean of the first batch
+    std::vector<int64_t> seen_;  // per tap, the positions
 };
 
 }  // namespace amct

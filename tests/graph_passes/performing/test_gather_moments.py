@@ -144,8 +144,8 @@ def test_the_op_stands_behind_the_one_that_calibrates_its_input(tmp_path):
     ]
 
 
-def test_layers_that_share_weights_are_gathered_in_order(tmp_path):
-    """Sums depend on it: each op waits for the one before."""
+def test_layers_that_share_weights_are_gathered_alone(tmp_path):
+    """Each can be run without the others, whose inputs are not even fed."""
 
     def build(net):
         weights = net.parameter(net.random("w", (256, 5)) / 16, "w")
@@ -154,14 +154,18 @@ def test_layers_that_share_weights_are_gathered_in_order(tmp_path):
 
     graph = graph_of(build)
     record = quantize(graph, tmp_path, batch_num=2)
-    first, second, third = (op for op in graph.get_operations() if op.type == "InputMoments")
-    assert (second.control_inputs, third.control_inputs) == ([first], [second])
-    assert {op.get_attr("batch_num") for op in (first, second, third)} == {6}
-    feeds = [{name: batch(3 * at + number) for number, name in enumerate("abc")} for at in range(2)]
-    for feed in feeds:
-        run(graph, [f"layer_{name}:0" for name in "abc"], feed)
-    mean = np.mean([x.reshape(4, -1).mean(axis=0) for feed in feeds for x in feed.values()], axis=0)
-    np.testing.assert_allclose(read_rounding(record)["layer_c"].inputs.mean[0], mean, rtol=1e-4, atol=1e-6)
+    ops = [op for op in graph.get_operations() if op.type == "InputMoments"]
+    assert [op.control_inputs for op in ops] == [[], [], []]
+    assert {op.get_attr("batch_num") for op in ops} == {2}
+    feeds = {name: [batch(2 * number + at) for at in range(2)] for number, name in enumerate("abc")}
+    for name, batches in feeds.items():
+        for x in batches:
+            run(graph, [f"layer_{name}:0"], {name: x})
+    found = read_rounding(record)
+    for name, batches in feeds.items():
+        mean = np.concatenate(batches).reshape(8, -1).mean(axis=0)
+        np.testing.assert_allclose(found[f"layer_{name}"].inputs.mean[0], mean, rtol=1e-4, atol=1e-6)
+    assert found["layer_a"].weights is found["layer_c"].weights
 
 
 def test_a_graph_that_was_imported(tmp_path):

@@ -215,6 +215,25 @@ def test_layers_that_are_joined(wise, tmp_path):
     assert not deployed.of_type("Mul") and deployed.sqnr(x) > 30
 
 
+def test_classes_that_the_calibration_has_not_seen(tmp_path):
+    """What one output has reached passes through the shifts of all."""
+
+    def build(net):
+        weights = (np.eye(20) * np.geomspace(0.5, 1, 20) + 0.02).repeat(10, axis=0)
+        x = v1.placeholder(tf.float32, (None, 200), name="x")
+        tf.raw_ops.MatMul(a=x, b=net.parameter(weights, "w"), name="fc")
+
+    random = np.random.default_rng(0)
+
+    def samples(first, last):
+        classes = np.eye(20, dtype=np.float32)[random.integers(first, last, 64)]
+        return random.standard_normal((64, 200)).astype(np.float32) + 9 * classes.repeat(10, axis=1)
+
+    deployed = Deployed(build, ["fc"], tmp_path, feeds=[samples(10, 20)], fc=CHANNEL_WISE)
+    assert len(set(deployed.records["fc"].scale_w)) == 20
+    assert deployed.sqnr(samples(0, 10)) > 30
+
+
 def tied(net):
     """There by a matrix, and back by the same one, transposed: its columns are its rows there."""
     w = net.parameter(net.random("w", (6, 6)) * np.geomspace(0.1, 1, 6), "w")

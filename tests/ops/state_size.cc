@@ -91,7 +91,7 @@ void Shifts(int64_t channels, int batches, int64_t rows) {
         most = std::max(most, search.StateBytes());
     }
     bool usable = true;
-    for (const uint32_t shift : search.Shifts(deq_scales.data())) {
+    for (const uint32_t shift : search.Shifts(deq_scales.data(), false)) {
         usable = usable && shift >= 1 && shift <= 16;
     }
     std::printf("shifts_of_%d_channels %zu %s\n", static_cast<int>(channels), most,

@@ -50,6 +50,23 @@ def assert_least_error(shifts, outputs, scales):
     assert np.mean(np.array(shifts) == twin.search_n(outputs, scales)) >= 0.99
 
 
+@pytest.mark.parametrize("shape", [(64, 10), (3, 70, 50, 10)], ids=["exact", "histograms"])
+def test_channels_that_share_their_range(find_shifts, shape):
+    """What any of them has reached passes through each, and none has a smaller shift than alone."""
+    outputs = draw(shape) * np.geomspace(0.01, 1, 10).astype(np.float32)
+    scales = np.geomspace(1e-8, 1e-4, 10).astype(np.float32)
+    alone, shared = (np.array(find_shifts([outputs], scales, share_range=share)) for share in (False, True))
+    assert (shared >= alone).all() and (shared > alone).sum() >= 5
+    largest = np.abs(outputs).max() / scales
+    passes = 2.0**shared * 32767.5 > largest
+    assert passes[shared < 16].all() and (2.0 ** (shared - 1) * 32767 <= largest)[shared > alone].all()
+
+
+def test_one_scale_shares_nothing(find_shifts):
+    outputs = draw((64, 10))
+    assert find_shifts([outputs], [1e-6], share_range=True) == find_shifts([outputs], [1e-6])
+
+
 @pytest.mark.parametrize("batches", [1, 2])
 @pytest.mark.parametrize("shape", [(2, 8, 5), (2, 8, 5, 5), (2, 1, 5, 5), (64, 10), (2, 3, 70, 70)], ids=str)
 def test_channels_after_the_batch(find_shifts, shape, batches):

@@ -1,4 +1,9 @@
-"""Performing: a SearchN behind every layer that can be shifted finds the shift of its int32 result."""
+"""Performing: a SearchN behind every layer that can be shifted finds the shift of its int32 result.
+
+The output channels of a product that has a scale for each share their range: they are classes or features of which
+few calibration batches show all at their largest. Convolutions, which show each channel at many positions, follow the
+vendor's tool: the shift suits what the channel itself has reached.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +34,7 @@ def insert_search_n(workspace: Workspace, book: RecordBook, batch_num: int, scal
                 layer=layer.name,
                 batch_num=batch_num,
                 data_format=layer.data_format,
+                share_range=not layer.row.channel_wise,
                 name=scope + "SearchN",
             )
         replace_uses(before, layer.output(), but_not_in=[layer.output().op])

@@ -15,9 +15,9 @@ namespace amct {
 class ShiftState {
  public:
     // Adds one batch viewed as [outer, channels, inner]. `shifts` receives the result when this was the last
-    // batch, of which the `deq_scales` are, one a channel.
-    BatchStatus Add(const float* values, const ChannelView& view, const float* deq_scales, int64_t batch_num,
-                    const ParallelFor& parallel_for, std::vector<uint32_t>* shifts) {
+    // batch, of which the `deq_scales` are, one a channel; `share_range` is that of SearchN::Shifts.
+    BatchStatus Add(const float* values, const ChannelView& view, const float* deq_scales, bool share_range,
+                    int64_t batch_num, const ParallelFor& parallel_for, std::vector<uint32_t>* shifts) {
         const std::lock_guard<std::mutex> lock(mutex_);
         if (batches_ >= batch_num) {
             return BatchStatus::kIgnored;
@@ -37,7 +37,7 @@ class ShiftState {
         if (++batches_ < batch_num) {
             return BatchStatus::kAdded;
         }
-        *shifts = search_->Shifts(deq_scales);
+        *shifts = search_->Shifts(deq_scales, share_range);
         search_.reset();
         return BatchStatus::kCompleted;
     }

@@ -119,6 +119,7 @@ class SearchNOp : public ObserverOp {
     explicit SearchNOp(OpKernelConstruction* context) : ObserverOp(context) {
         OP_REQUIRES_OK(context, context->GetAttr("layer", &layer_));
         OP_REQUIRES_OK(context, context->GetAttr("data_format", &data_format_));
+        OP_REQUIRES_OK(context, context->GetAttr("share_range", &share_range_));
     }
 
  private:
@@ -138,8 +139,9 @@ class SearchNOp : public ObserverOp {
             deq_scales[c] = context->input(1).flat<float>()(0) * scale_w.flat<float>()(c);
         }
         std::vector<uint32_t> shifts;
-        const BatchStatus status = book->Shift(layer_)->Add(
-            values.flat<float>().data(), view, deq_scales.data(), batch_num_, ThreadPoolOf(context), &shifts);
+        const BatchStatus status =
+            book->Shift(layer_)->Add(values.flat<float>().data(), view, deq_scales.data(), share_range_,
+                                     batch_num_, ThreadPoolOf(context), &shifts);
         const std::string tensor = "the output of layer \"" + layer_ + "\"";
         OP_REQUIRES(context, status != BatchStatus::kEmpty, EmptyError(tensor));
         OP_REQUIRES(context, status != BatchStatus::kOtherChannels, OtherChannelsError(tensor));
@@ -151,6 +153,7 @@ class SearchNOp : public ObserverOp {
 
     std::string layer_;
     std::string data_format_;
+    bool share_range_;
 };
 
 class DmqBalanceOp : public ObserverOp {

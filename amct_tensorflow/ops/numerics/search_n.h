@@ -69,9 +69,19 @@ class SearchN {
         return true;
     }
 
-    // The shifts for what was added, under one scale per channel.
-    std::vector<uint32_t> Shifts(const float* deq_scales) const {
-        return histograms_ == nullptr ? ExactShifts(deq_scales) : LikelyShifts(deq_scales);
+    // The shifts for what was added, under one scale per channel. With `share_range`, each lets pass as much
+    // as any channel has reached.
+    std::vector<uint32_t> Shifts(const float* deq_scales, bool share_range) const {
+        const std::vector<float> peaks = Peaks();
+        std::vector<uint32_t> shifts =
+            histograms_ == nullptr ? ExactShifts(deq_scales, peaks) : LikelyShifts(deq_scales);
+        if (share_range) {
+            const float largest = *std::max_element(peaks.begin(), peaks.end());
+            for (int64_t c = 0; c < channels_; ++c) {
+                shifts[c] = std::max<uint32_t>(shifts[c], LeastUnclipped(largest / deq_scales[c]));
+            }
+        }
+        return shifts;
     }
 
     // Bytes kept between batches.
@@ -99,13 +109,21 @@ class SearchN {
         return n;
     }
 
-    std::vector<uint32_t> ExactShifts(const float* deq_scales) const {
+    // The largest magnitude of each channel.
+    std::vector<float> Peaks() const {
         std::vector<float> peaks(channels_, 0.0f);
+        for (int64_t c = 0; histograms_ != nullptr && c < channels_; ++c) {
+            peaks[c] = histograms_->peak(c);
+        }
         ForEachRun([&](int64_t channel, const float* values, int64_t size) {
             for (int64_t i = 0; i < size; ++i) {
                 peaks[channel] = std::max(peaks[channel], std::fabs(values[i]));
             }
         });
+        return peaks;
+    }
+
+    std::vector<uint32_t> ExactShifts(const float* deq_scales, const std::vector<float>& peaks) const {
         std::vector<int> unclipped(channels_);
         for (int64_t c = 0; c < channels_; ++c) {
             unclipped[c] = LeastUnclipped(peaks[c] / deq_scales[c]);

@@ -118,6 +118,7 @@ REGISTER_OP("SearchN")
     .Attr("layer: string")
     .Attr("batch_num: int >= 1")
     .Attr("data_format: {'NHWC', 'NCHW'} = 'NHWC'")
+    .Attr("share_range: bool = false")
     .SetIsStateful()
     .SetShapeFn(tensorflow::shape_inference::UnchangedShape)
     .Doc(R"doc(
@@ -126,6 +127,7 @@ Passes a layer output on and finds, over batch_num runs, the right shift to int1
 scale_d: the activation scale of the layer's input, a scalar; that of the last run counts.
 scale_w: the weight scales, one or one a channel of x; likewise.
 data_format: where the channels are: last, or after the batch.
+share_range: whether the shift of each channel lets pass as much as any channel has reached.
 )doc");
 
 REGISTER_OP("InputMoments")

@@ -69,7 +69,7 @@ APPLICATIONS = {
     "MobileNetV2": _application("MobileNetV2"),
     "MobileNetV3Large": _application("MobileNetV3Large", pixels=True),
     "MobileNetV3Small": _application("MobileNetV3Small", pixels=True),
-    # 160 of its convolutions have no bias, and get one.
+    # 160 of its convolutions have no bias, and most get one.
     "NASNetMobile": dataclasses.replace(_application("NASNetMobile"), most_size=0.31),
     "ResNet50": _application("ResNet50"),
     "ResNet50V2": _application("ResNet50V2"),

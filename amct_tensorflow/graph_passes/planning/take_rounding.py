@@ -4,7 +4,7 @@ Cases, by layer:
 
 1. The calibration was not asked for any: nothing is done, and the weights become the nearest integers.
 2. It found them for these weights under these factors: the layer takes them. One without a bias gets one where its
-   result gains at least 0.1 dB by it.
+   result gains at least 0.5 dB by it.
 3. The weights, or the factors of the record, are others since: as 1, with the reason.
 """
 
@@ -21,7 +21,7 @@ from amct_tensorflow.graph_passes.workspace import Layer
 from amct_tensorflow.ops import weight_fingerprint
 from amct_tensorflow.record import LayerRecord, LayerRounding
 
-_LEAST_GAIN = 0.1  # dB
+_LEAST_GAIN = 0.5  # dB
 _LEAST_SQNR = 10.0  # dB, of a layer that deserves no warning
 # Weights that are folded by other arithmetic differ by 1e-7 or so. One step of one weight of a million is below in one
 # case of a thousand.

@@ -14,6 +14,11 @@ but no more than their own mean square, and what clipping loses. The first two c
 (ops/numerics/compensated_rounding.h), and so does the error of the input as a whole. Errors of different inputs are
 taken to be independent, and clipping to lose in proportion to the mean square of an input.
 
+Values of unseen data beyond the range of the calibration, of the input or of the shifted result, are not in it: few
+samples have them, but can lose more than all others together, and how much does not follow from the samples that there
+are. A forecast from each of these with the range of the others, and ones from larger parts of them, were right more
+often for some nets and less often for others.
+
 The dropped bits are cut off, so that the result is too low by d_o * (2^N_o - 1) / 2 in the mean, which a bias can take.
 """
 

@@ -79,26 +79,28 @@ def fixed_point(ratios: np.ndarray) -> Doubles:
 
 @dataclass(frozen=True)
 class Factor:
-    """M = R' R, with the inputs in the order of its diagonal."""
+    """M = R' R, with the inputs in the order of its diagonal; `blind` if they were all 0, and R is arbitrary."""
 
     order: npt.NDArray[np.int64]
     upper: Doubles
+    blind: bool
 
 
 def factor_of(moments: Moments, *, noise: float, about_0: bool) -> Factor:
     """`noise` is that of a quantized input that is not 0, and `about_0` is for moments about 0, not the mean."""
     matrix = moments.covariance + (np.outer(moments.mean, moments.mean) if about_0 else 0)
     diagonal = np.diag(matrix) + noise * moments.nonzero
-    damping = 1e-3 * diagonal.mean() or 1.0
+    blind = not diagonal.any()
+    damping = 1.0 if blind else 1e-3 * diagonal.mean()
     order = np.argsort(diagonal, kind="stable")
     shrunk = matrix * moments.count / (moments.count + len(matrix) / 4)
     np.fill_diagonal(shrunk, diagonal + damping)
-    return Factor(order, np.linalg.cholesky(shrunk[np.ix_(order, order)]).T)
+    return Factor(order, np.linalg.cholesky(shrunk[np.ix_(order, order)]).T, blind)
 
 
 def losses(errors: Doubles, factor: Factor) -> Doubles:
     """Returns e' M e of each output."""
-    return np.square(factor.upper @ errors[factor.order]).sum(axis=0)
+    return np.square(factor.upper @ errors[factor.order]).sum(axis=0) * (not factor.blind)
 
 
 def round_weights(ratios: np.ndarray, moments: Moments, factor: Factor, *, compensate: bool = True) -> Rounded:

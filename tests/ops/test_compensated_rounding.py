@@ -298,6 +298,20 @@ def test_the_errors_are_those_of_the_result(folder):
     np.testing.assert_allclose(found.weight_error, difference.var(axis=0).sum(), rtol=0.02)
 
 
+def test_inputs_that_were_never_anything_but_0_cost_nothing(folder):
+    """A block of them, whose weights may be of any size."""
+    x = np.concatenate([mixed(np.random.default_rng(10), 100, 8), np.zeros((100, 8))], axis=1).astype(np.float32)
+    weights = np.random.default_rng(11).standard_normal((16, OUTPUTS)).astype(np.float32)
+    weights[8:] *= 100
+    scales = scales_of(weights, True)
+    found = round_layer(folder, [x], weights, scales, channel_axes=(1,), most_block=8)
+    moments = twin.moments_of(x[:, :8])
+    factor = twin.factor_of(moments, noise=found.scale_d**2 / 12, about_0=False)
+    errors = twin.fixed_point(weights[:8] / scales) - found.weights[:8]
+    expected = np.sum(np.square(scales, dtype=np.float64) * twin.losses(errors, factor))
+    np.testing.assert_allclose(found.weight_error, expected, rtol=2e-3)
+
+
 # -- What is rounded together, and when ------------------------------------------------------------------------
 
 

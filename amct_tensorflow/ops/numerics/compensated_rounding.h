@@ -276,7 +276,8 @@ class CompensatedRounding {
             static_cast<float>(samples_ / (samples_ + kShrinkage * static_cast<double>(size_)));
         double damping =
             kDamping * std::accumulate(diagonal_.begin(), diagonal_.end(), 0.0) / static_cast<double>(size_);
-        if (!(damping > 0)) {
+        blind_ = !(damping > 0);
+        if (blind_) {
             damping = 1;  // all inputs were 0: whatever they will be, the nearest is best
         }
         order_.resize(size_);
@@ -326,7 +327,7 @@ class CompensatedRounding {
                 }
             }
         }
-        for (int64_t i = 0; i < panel.count(); ++i) {
+        for (int64_t i = 0; i < panel.count() && !blind_; ++i) {
             error_ += ScaleOf(panel.outputs[i]) * ScaleOf(panel.outputs[i]) * panel.lost[i];
         }
     }
@@ -416,6 +417,7 @@ class CompensatedRounding {
     std::vector<GroupSums> sums_;
     ChannelRange range_{};  // the block that is worked on, and its rows
     int64_t size_ = 0;
+    bool blind_ = false;  // whether it saw nothing but 0, so that no error of its weights counts
     std::vector<std::vector<float>> means_;  // of each layer
     std::vector<float> second_;
     std::vector<double> diagonal_;

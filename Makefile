@@ -25,6 +25,8 @@ lint: $(VENV)/ready
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/real_models.py
 	$(BIN)/python benchmarks/accuracy.py --cache outputs/nets
+	$(BIN)/python benchmarks/forecasts.py --cache outputs/nets
+	$(BIN)/python benchmarks/rounding.py
 	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/peers.py

@@ -51,12 +51,12 @@ FIRST_RUNS = FLOAT_GRAPH, CALIBRATION_GRAPH = "first run of the float graph", "f
 CALLS = ("create_quant_config", "quantize_model", CALIBRATION, "save_model")
 
 
-def write_keras_model(name: str, path: Path) -> None:
-    """Freezes a model of keras.applications."""
+def write_keras_model(name: str, path: Path, image: int = IMAGE, batch: int | None = 1) -> None:
+    """Freezes a model of keras.applications, for images of this size, in batches of any size if it is None."""
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    model = getattr(tf.keras.applications, name)(weights=None, input_shape=(IMAGE, IMAGE, 3))
-    shape = tf.TensorSpec([1, IMAGE, IMAGE, 3], tf.float32, name=INPUT)
+    model = getattr(tf.keras.applications, name)(weights=None, input_shape=(image, image, 3))
+    shape = tf.TensorSpec([batch, image, image, 3], tf.float32, name=INPUT)
     network = tf.function(lambda data: tf.identity(model(data, training=False), name=OUTPUT))
     frozen = convert_variables_to_constants_v2(network.get_concrete_function(shape))
     path.write_bytes(frozen.graph.as_graph_def().SerializeToString())

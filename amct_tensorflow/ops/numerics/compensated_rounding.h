@@ -28,6 +28,7 @@
 #include "common.h"
 #include "dense.h"
 #include "fixed_point_weights.h"
+#include "rounding_panel.h"
 #include "second_moments.h"
 
 namespace amct {
@@ -95,7 +96,6 @@ class CompensatedRounding {
 
  private:
     static constexpr int64_t kOutputs = 64;  // that are rounded together
-    static constexpr int64_t kRows = 64;     // whose errors are made up for by one product
     static constexpr double kDamping = 1e-3;
     static constexpr double kShrinkage = 0.25;
 
@@ -103,17 +103,6 @@ class CompensatedRounding {
     struct GroupSums {
         std::vector<double> means;
         std::vector<double> mean_errors;
-    };
-
-    // Some outputs of a block. Rows are in the order of `order_`.
-    struct Panel {
-        std::vector<int64_t> outputs;
-        std::vector<float> weights;  // [size_, outputs]
-        std::vector<float> errors;   // likewise
-        std::vector<double> lost;    // e' M e
-        std::vector<float> beyond;   // by how much a weight was to be beyond the integers
-
-        int64_t count() const { return static_cast<int64_t>(outputs.size()); }
     };
 
     void EndGroup(int64_t group) {
@@ -270,7 +259,7 @@ class CompensatedRounding {
         return powers;
     }
 
-    // Makes R of M, and the order of the rows; false if it cannot be made, and then R is diagonal.
+    // Makes R of M; false if it cannot be made, and then R is diagonal.
     bool MakeFactor() {
         const auto shrunk =
             static_cast<float>(samples_ / (samples_ + kShrinkage * static_cast<double>(size_)));
@@ -280,130 +269,58 @@ class CompensatedRounding {
         if (blind_) {
             damping = 1;  // all inputs were 0: whatever they will be, the nearest is best
         }
-        order_.resize(size_);
-        std::iota(order_.begin(), order_.end(), 0);
-        std::stable_sort(order_.begin(), order_.end(),
+        std::vector<int64_t>& order = factor_.order;
+        order.resize(size_);
+        std::iota(order.begin(), order.end(), 0);
+        std::stable_sort(order.begin(), order.end(),
                          [&](int64_t i, int64_t j) { return diagonal_[i] < diagonal_[j]; });
-        factor_.resize(size_ * size_);
+        factor_.upper.resize(size_ * size_);
         for (int64_t i = 0; i < size_; ++i) {
-            const float* row = second_.data() + order_[i] * size_;
+            const float* row = second_.data() + order[i] * size_;
             for (int64_t j = i; j < size_; ++j) {
-                factor_[i * size_ + j] = shrunk * row[order_[j]];
+                factor_.upper[i * size_ + j] = shrunk * row[order[j]];
             }
-            factor_[i * size_ + i] = static_cast<float>(diagonal_[order_[i]] + damping);
+            factor_.upper[i * size_ + i] = static_cast<float>(diagonal_[order[i]] + damping);
         }
-        if (Factorize(factor_.data(), size_)) {
+        if (Factorize(factor_.upper.data(), size_)) {
             return true;
         }
-        std::fill(factor_.begin(), factor_.end(), 0.0f);
+        std::fill(factor_.upper.begin(), factor_.upper.end(), 0.0f);
         for (int64_t i = 0; i < size_; ++i) {
-            factor_[i * size_ + i] = std::sqrt(static_cast<float>(diagonal_[order_[i]] + damping));
+            factor_.upper[i * size_ + i] = std::sqrt(static_cast<float>(diagonal_[order[i]] + damping));
         }
         return false;
     }
 
+    RoundedPanel RoundPanel(std::vector<int64_t> outputs, bool compensate) const {
+        std::vector<float> weights = ReadWeights(outputs, [this](int64_t row) { return factor_.order[row]; });
+        return RoundedPanel(factor_, std::move(outputs), std::move(weights), compensate);
+    }
+
     void RoundOutputs(std::vector<int64_t> outputs, bool compensate) {
-        Panel panel = RoundPanel(std::move(outputs), compensate);
-        std::vector<int64_t> doubtful;
-        for (int64_t i = 0; i < panel.count(); ++i) {
-            if (panel.beyond[i] > 0.5f) {
-                doubtful.push_back(panel.outputs[i]);
+        RoundedPanel panel = RoundPanel(std::move(outputs), compensate);
+        if (compensate) {
+            std::vector<int64_t> doubtful = panel.Saturated();
+            if (!doubtful.empty()) {
+                panel.TakeBetter(RoundPanel(std::move(doubtful), false));
             }
-        }
-        if (compensate && !doubtful.empty()) {
-            TakeBetter(RoundPanel(std::move(doubtful), false), &panel);
         }
         for (int64_t row = 0; row < size_; ++row) {
-            const float* errors = panel.errors.data() + row * panel.count();
-            const int64_t at = layout_.Index(range_, order_[row], 0);
+            const int64_t input = factor_.order[row];
+            const int64_t at = layout_.Index(range_, input, 0);
             for (int64_t i = 0; i < panel.count(); ++i) {
-                result_.integers[at + panel.outputs[i] * layout_.output_step] =
-                    static_cast<int8_t>(panel.weights[row * panel.count() + i] - errors[i]);
+                result_.integers[at + panel.outputs()[i] * layout_.output_step] = panel.Integer(row, i);
             }
             for (size_t layer = 0; layer < inputs_.size(); ++layer) {
-                const double mean = means_[layer][order_[row]];
+                const double mean = means_[layer][input];
                 for (int64_t i = 0; i < panel.count(); ++i) {
-                    sums_[layer].mean_errors[panel.outputs[i]] += mean * errors[i];
+                    sums_[layer].mean_errors[panel.outputs()[i]] += mean * panel.Error(row, i);
                 }
             }
         }
         for (int64_t i = 0; i < panel.count() && !blind_; ++i) {
-            error_ += ScaleOf(panel.outputs[i]) * ScaleOf(panel.outputs[i]) * panel.lost[i];
-        }
-    }
-
-    // Takes those of other outputs, which `panel` has too, that lose less.
-    void TakeBetter(const Panel& other, Panel* panel) const {
-        for (int64_t i = 0; i < other.count(); ++i) {
-            const auto at = std::lower_bound(panel->outputs.begin(), panel->outputs.end(), other.outputs[i]) -
-                            panel->outputs.begin();
-            if (other.lost[i] < panel->lost[at]) {
-                panel->lost[at] = other.lost[i];
-                for (int64_t row = 0; row < size_; ++row) {
-                    panel->errors[row * panel->count() + at] = other.errors[row * other.count() + i];
-                }
-            }
-        }
-    }
-
-    Panel RoundPanel(std::vector<int64_t> outputs, bool compensate) {
-        Panel panel{std::move(outputs), {}, {}, {}, {}};
-        const int64_t count = panel.count();
-        panel.weights = ReadWeights(panel.outputs, [this](int64_t row) { return order_[row]; });
-        panel.errors.assign(size_ * count, 0.0f);
-        panel.lost.assign(count, 0.0);
-        panel.beyond.assign(count, 0.0f);
-        std::vector<float> follows(count);  // whether an output's weights follow the errors: 1 or 0
-        for (int64_t i = 0; i < count; ++i) {
-            follows[i] = compensate && IsAlive(panel, i) ? 1.0f : 0.0f;
-        }
-        for (int64_t end = size_; end > 0; end -= kRows) {
-            const int64_t begin = std::max<int64_t>(end - kRows, 0);
-            product_.resize((end - begin) * count);
-            Multiply({factor_.data() + begin * size_ + end, end - begin, size_ - end, size_},
-                     {panel.errors.data() + end * count, size_ - end, count, count}, product_.data());
-            for (int64_t row = end - 1; row >= begin; --row) {
-                float* known = product_.data() + (row - begin) * count;
-                for (int64_t later = row + 1; later < end; ++later) {
-                    AddScaled(panel.errors.data() + later * count, factor_[row * size_ + later], count,
-                              known);
-                }
-                RoundRow(panel.weights.data() + row * count, factor_[row * size_ + row], follows.data(),
-                         count, known, panel.beyond.data(), panel.errors.data() + row * count);
-                for (int64_t i = 0; i < count; ++i) {
-                    panel.lost[i] += static_cast<double>(known[i]) * known[i];
-                }
-            }
-        }
-        return panel;
-    }
-
-    // Whether an output has a weight that is not next to 0. If not, its scale is not one of its weights.
-    bool IsAlive(const Panel& panel, int64_t output) const {
-        for (int64_t row = 0; row < size_; ++row) {
-            if (std::fabs(panel.weights[row * panel.count() + output]) >= 0.5f) {
-                return true;
-            }
-        }
-        return false;
-    }
-
-    AMCT_VECTORIZED static void AddScaled(const float* errors, float factor, int64_t count, float* sums) {
-        for (int64_t i = 0; i < count; ++i) {
-            sums[i] += factor * errors[i];
-        }
-    }
-
-    // Rounds one weight of each output. `known` is the row of R e without its own error, and then with it.
-    AMCT_VECTORIZED static void RoundRow(const float* weights, float diagonal, const float* follows,
-                                         int64_t count, float* known, float* beyond, float* errors) {
-        for (int64_t i = 0; i < count; ++i) {
-            const float wanted = weights[i] + follows[i] * (known[i] / diagonal);
-            const float possible = Clip(wanted, -128.0f, 127.0f);
-            const float by = std::fabs(wanted - possible);
-            beyond[i] = beyond[i] < by ? by : beyond[i];
-            errors[i] = weights[i] - RoundHalfAway(possible);
-            known[i] += diagonal * errors[i];
+            const double scale = ScaleOf(panel.outputs()[i]);
+            error_ += scale * scale * panel.Lost(i);
         }
     }
 
@@ -421,9 +338,7 @@ class CompensatedRounding {
     std::vector<std::vector<float>> means_;  // of each layer
     std::vector<float> second_;
     std::vector<double> diagonal_;
-    std::vector<int64_t> order_;
-    std::vector<float> factor_;
-    std::vector<float> product_;
+    MomentFactor factor_;
 };
 
 }  // namespace amct

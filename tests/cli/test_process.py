@@ -108,6 +108,8 @@ def test_interrupted(model):
         stderr=subprocess.PIPE,
         text=True,
         env=environment,
+        # Ignored where the tests run in the background of a script, and then by all their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None and process.stdout.readline() == "here\n"
     process.send_signal(signal.SIGINT)

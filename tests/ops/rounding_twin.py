@@ -54,27 +54,44 @@ def pooled(of_layers: list[tuple[Moments, float]]) -> Moments:
 
 
 @dataclass(frozen=True)
-class Rounded:
+class Outcome:
+    """What errors of weights do to the outputs, in units of their scales.
+
+    Attributes:
+        loss: e' M e of each output, of the errors e.
+        mean_error: what they do to the mean of each output.
+        taken: what the bias takes of that.
+    """
+
+    loss: Doubles
+    mean_error: Doubles
+    taken: Doubles
+
+    @property
+    def left(self) -> Doubles:
+        """The square of what the bias does not take."""
+        return np.square(self.mean_error - self.taken)
+
+
+@dataclass(frozen=True)
+class Rounded(Outcome):
     """Weights [inputs, outputs] in units of their scales that were rounded.
 
     Attributes:
         integers: what they became.
-        loss: e' M e of each output, of the errors e.
-        mean_error: what the errors do to the mean of each output.
         bound: the most that the loss can be where no weight saturates.
     """
 
     integers: Doubles
-    loss: Doubles
-    mean_error: Doubles
     bound: float
 
 
 def fixed_point(ratios: np.ndarray) -> Doubles:
     """Weights in units of their scales with 8 binary digits, which have the same nearest integers."""
-    clipped = np.clip(ratios.astype(np.float64), -128, 127)
+    clipped = np.clip(ratios.astype(np.float64), -128, 128 - 1 / 256)
     nearest = 256 * round_half_away(clipped)
-    return np.clip(round_half_away(256 * clipped), nearest - 127, nearest + 127) / 256
+    near = np.clip(round_half_away(256 * clipped), nearest - 127, nearest + 127)
+    return np.clip(near, -(2**15), 2**15 - 1) / 256
 
 
 @dataclass(frozen=True)
@@ -84,18 +101,37 @@ class Factor:
     order: npt.NDArray[np.int64]
     upper: Doubles
     blind: bool
+    about_0: bool
 
 
 def factor_of(moments: Moments, *, noise: float, about_0: bool) -> Factor:
     """`noise` is that of a quantized input that is not 0, and `about_0` is for moments about 0, not the mean."""
     matrix = moments.covariance + (np.outer(moments.mean, moments.mean) if about_0 else 0)
-    diagonal = np.diag(matrix) + noise * moments.nonzero
+    of_mean = 0 if about_0 else (moments.power - np.diag(moments.covariance)) / moments.count
+    diagonal = np.diag(matrix) + of_mean + noise * moments.nonzero
     blind = not diagonal.any()
-    damping = 1.0 if blind else 1e-3 * diagonal.mean()
+    damping = 1.0 if blind else max(1e-3, 4 / moments.count) * diagonal.mean()
     order = np.argsort(diagonal, kind="stable")
-    shrunk = matrix * moments.count / (moments.count + len(matrix) / 4)
+    shrunk = matrix * (1 - chance_of(matrix, moments.count))
     np.fill_diagonal(shrunk, diagonal + damping)
-    return Factor(order, np.linalg.cholesky(shrunk[np.ix_(order, order)]).T, blind)
+    return Factor(order, np.linalg.cholesky(shrunk[np.ix_(order, order)]).T, blind, about_0)
+
+
+def chance_of(matrix: Doubles, count: int) -> float:
+    """Returns the share of the squares off the diagonal that `count` samples of normal inputs would give by chance."""
+    off_diagonal = matrix - np.diag(np.diag(matrix))
+    variance = (np.outer(np.diag(matrix), np.diag(matrix)) + np.square(matrix)) / count
+    np.fill_diagonal(variance, 0)
+    squares = np.square(off_diagonal).sum()
+    return float(min(1.0, variance.sum() / squares)) if squares > 0 else 1.0
+
+
+def outcome_of(errors: Doubles, moments: Moments, factor: Factor) -> Outcome:
+    """A bias takes of the mean what is more than chance, all of it where the moments are about 0."""
+    loss, mean_error = losses(errors, factor), moments.mean @ errors
+    squares, chance = np.square(mean_error), loss / moments.count
+    share = np.where(chance < squares, 1 - chance / np.where(squares > 0, squares, 1), 0)
+    return Outcome(loss, mean_error, mean_error * (1 if factor.about_0 else share))
 
 
 def losses(errors: Doubles, factor: Factor) -> Doubles:
@@ -111,10 +147,12 @@ def round_weights(ratios: np.ndarray, moments: Moments, factor: Factor, *, compe
         nearest, _ = _errors(weights, factor, compensate=False)
         better = (beyond > 0.5) & (losses(nearest, factor) < losses(errors, factor))
         errors = np.where(better, nearest, errors)
+    outcome = outcome_of(errors, moments, factor)
     return Rounded(
+        loss=outcome.loss,
+        mean_error=outcome.mean_error,
+        taken=outcome.taken,
         integers=weights - errors,
-        loss=losses(errors, factor),
-        mean_error=moments.mean @ errors,
         bound=float(np.square(np.diag(factor.upper)).sum() / 4),
     )
 

@@ -8,10 +8,11 @@ Left out, with the reason:
 
 1. The kernel covers more than 1024 positions: the second moments of a single channel would be too large.
 2. The number of input channels, or of a batch of weights that of the parts of the data, is not known.
+3. The moments do not fit into the memory that there is for those of all layers, and those of no layer take more.
 
 Memory: the moments of a layer of K inputs an output take K * min(K, B) floats, where B is 1024, or half of that, and
-so on, until those of all layers fit into 256 MB. What is left out then is what inputs of different blocks have to do
-with each other.
+so on to 64, until those of all layers fit into 256 MB. What is left out then is what inputs of different blocks have to
+do with each other; a channel's block has all its taps, however many they are.
 """
 
 from __future__ import annotations
@@ -92,6 +93,10 @@ def plan_rounding(layers: Iterable[Layer], params: Callable[[str], WeightParams]
                 wanting[layer] = layer.row.weight_layout(layer.op)
             else:
                 reasons[layer.name] = reason
+    by_input = _grouped(wanting, lambda layer: _input_key(layer, wanting[layer]))
+    for layer in _too_large(by_input, wanting):
+        reasons[layer.name] = "the second moments of its input would be too large"
+        del wanting[layer]
     together = _grouped(wanting, lambda layer: _weights_key(layer, wanting[layer], params(layer.name)))
     by_input = _grouped(wanting, lambda layer: _input_key(layer, wanting[layer]))
     moments = [InputMoments(of[0].name, of, wanting[of[0]], of[0].row.stencil(of[0].op)) for of in by_input]
@@ -170,6 +175,18 @@ def _input_key(layer: Layer, layout: WeightLayout) -> Hashable:
     balanced = layer.name if layer.balance is not None else None
     stencil = layer.row.stencil(layer.op)
     return (layer.data.name, layer.row.product, layer.data_format, stencil, seen, balanced)
+
+
+def _too_large(by_input: Iterable[list[Layer]], layouts: Mapping[Layer, WeightLayout]) -> list[Layer]:
+    """Returns layers that are left out for the moments of the others to fit, in the smallest blocks."""
+    left_out: list[Layer] = []
+    by_size = sorted(by_input, key=lambda layers: _bytes(layouts[layers[0]], _LEAST_BLOCK))
+    total = sum(_bytes(layouts[layers[0]], _LEAST_BLOCK) for layers in by_size)
+    while total > _MOST_BYTES:
+        layers = by_size.pop()
+        total -= _bytes(layouts[layers[0]], _LEAST_BLOCK)
+        left_out.extend(layers)
+    return left_out
 
 
 def _most_block(moments: Iterable[InputMoments]) -> int:

@@ -10,11 +10,14 @@
 //
 // Where that lets weights saturate, an output's weights become the nearest integers if they lose less.
 //
-// M is that of the samples, and they are few: off the diagonal it is shrunk to n / (n + K / 4) of what n
-// samples of K inputs say, in the manner of Ledoit and Wolf (2004). A quarter makes |R e|^2 a fair forecast
-// for other data; for the rounding itself, a tenth to one do equally well. Quantization adds its noise on the
-// diagonal. Layers that share their weights share M, the mean of theirs by their samples; each has a bias,
-// and a mean, of its own.
+// M is that of n samples, and they may be few. Off the diagonal it is shrunk by the share of its squares that
+// is their chance, after Ledoit and Wolf (2004), with the variance (m_ii m_jj + m_ij^2) / n that m_ij has for
+// normal inputs: what inputs that depend on each other have in common is kept, and independent ones get the
+// nearest integers. The diagonal gets 1 / n of the squared mean, which is as uncertain as that, and some
+// pseudo-samples of the mean diagonal: an input may only not have been seen yet. Quantization adds its noise
+// there. A correction of the bias is taken as far as it is more than chance, in the manner of James and
+// Stein. Layers that share their weights share M, the mean of theirs by their samples; each has a bias, and a
+// mean, of its own.
 
 #ifndef AMCT_TENSORFLOW_OPS_NUMERICS_COMPENSATED_ROUNDING_H_
 #define AMCT_TENSORFLOW_OPS_NUMERICS_COMPENSATED_ROUNDING_H_
@@ -85,6 +88,7 @@ class CompensatedRounding {
                 sums.means.assign(layout_.outputs, 0.0);
                 sums.mean_errors.assign(layout_.outputs, 0.0);
             }
+            lost_.assign(layout_.outputs, 0.0);
             for (; block < blocks.size() && blocks[block].group == group; ++block) {
                 RoundBlock(static_cast<int64_t>(block));
             }
@@ -97,7 +101,7 @@ class CompensatedRounding {
  private:
     static constexpr int64_t kOutputs = 64;  // that are rounded together
     static constexpr double kDamping = 1e-3;
-    static constexpr double kShrinkage = 0.25;
+    static constexpr double kPseudoSamples = 4;
 
     // Of a layer, for each output of a group.
     struct GroupSums {
@@ -112,11 +116,24 @@ class CompensatedRounding {
                 const int64_t at = group * layout_.outputs + output;
                 const double mean = weights_.Scale(at) * sums_[layer].means[output];
                 const double mean_error = weights_.Scale(at) * sums_[layer].mean_errors[output];
+                const double taken = mean_error * Certainty(inputs_[layer], output, sums_[layer]);
+                const double left = mean_error - taken;
                 result.signal += mean * mean;
-                result.mean_error += mean_error * mean_error;
-                result.bias[at] = static_cast<float>(mean_error);
+                result.mean_error += mean_error * mean_error - left * left;
+                result.error += left * left;
+                result.bias[at] = static_cast<float>(taken);
             }
         }
+    }
+
+    // The part of what the errors of an output's weights do to its mean that is more than chance.
+    double Certainty(const RoundingInput& input, int64_t output, const GroupSums& sums) const {
+        if (!options_.correct_bias) {
+            return 1;
+        }
+        const double square = sums.mean_errors[output] * sums.mean_errors[output];
+        const double chance = lost_[output] / static_cast<double>(input.moments->rows());
+        return chance < square ? 1 - chance / square : 0;
     }
 
     void ShareError() {
@@ -125,7 +142,7 @@ class CompensatedRounding {
             signal += ShareOf(inputs_[layer]) * result_.layers[layer].signal;
         }
         for (RoundedLayer& layer : result_.layers) {
-            layer.error = signal > 0 ? error_ * (layer.signal / signal) : error_;
+            layer.error += signal > 0 ? error_ * (layer.signal / signal) : error_;
         }
     }
 
@@ -162,8 +179,9 @@ class CompensatedRounding {
             for (int64_t row = 0; row < size_; ++row) {
                 const int64_t index = moments.Index(range_, row);
                 mean[row] = static_cast<float>(moments.Mean(index));
-                const double moment =
-                    std::max(0.0f, covariance[row * size_ + row]) + Uncorrected(mean, row, row);
+                const double of_mean = static_cast<double>(mean[row]) * mean[row];
+                const double moment = std::max(0.0f, covariance[row * size_ + row]) +
+                                      (options_.correct_bias ? of_mean / samples_ : of_mean);
                 diagonal_[row] += share * (moment + inputs_[layer].noise * moments.Nonzero(index));
             }
             AddSignal(covariance, mean, &sums_[layer], &result_.layers[layer]);
@@ -261,10 +279,10 @@ class CompensatedRounding {
 
     // Makes R of M; false if it cannot be made, and then R is diagonal.
     bool MakeFactor() {
-        const auto shrunk =
-            static_cast<float>(samples_ / (samples_ + kShrinkage * static_cast<double>(size_)));
-        double damping =
-            kDamping * std::accumulate(diagonal_.begin(), diagonal_.end(), 0.0) / static_cast<double>(size_);
+        const auto shrunk = static_cast<float>(1 - Chance());
+        double damping = std::max(kDamping, kPseudoSamples / samples_) *
+                         std::accumulate(diagonal_.begin(), diagonal_.end(), 0.0) /
+                         static_cast<double>(size_);
         blind_ = !(damping > 0);
         if (blind_) {
             damping = 1;  // all inputs were 0: whatever they will be, the nearest is best
@@ -290,6 +308,34 @@ class CompensatedRounding {
             factor_.upper[i * size_ + i] = std::sqrt(static_cast<float>(diagonal_[order[i]] + damping));
         }
         return false;
+    }
+
+    // The share of the squares off the diagonal of M that is the chance of the samples.
+    double Chance() const {
+        double trace = 0;
+        double on_diagonal = 0;
+        double off_diagonal = 0;
+        for (int64_t i = 0; i < size_; ++i) {
+            const double moment = std::max(0.0f, second_[i * size_ + i]);
+            trace += moment;
+            on_diagonal += moment * moment;
+            off_diagonal += 2 * SquareSum(&second_[i * size_ + i + 1], size_ - i - 1);
+        }
+        const double chance = (trace * trace - on_diagonal + off_diagonal) / samples_;
+        return chance < off_diagonal ? chance / off_diagonal : 1;
+    }
+
+    AMCT_VECTORIZED static double SquareSum(const float* values, int64_t size) {
+        constexpr int kLanes = 8;
+        double lanes[kLanes] = {};
+        for (int64_t start = 0; start < size; start += kLanes) {
+            const int count = static_cast<int>(std::min<int64_t>(kLanes, size - start));
+            for (int lane = 0; lane < count; ++lane) {
+                const double value = values[start + lane];
+                lanes[lane] += value * value;
+            }
+        }
+        return std::accumulate(lanes, lanes + kLanes, 0.0);
     }
 
     RoundedPanel RoundPanel(std::vector<int64_t> outputs, bool compensate) const {
@@ -321,6 +367,7 @@ class CompensatedRounding {
         for (int64_t i = 0; i < panel.count() && !blind_; ++i) {
             const double scale = ScaleOf(panel.outputs()[i]);
             error_ += scale * scale * panel.Lost(i);
+            lost_[panel.outputs()[i]] += panel.Lost(i);
         }
     }
 
@@ -332,7 +379,8 @@ class CompensatedRounding {
     RoundingResult result_;
     double error_ = 0;  // in the mean over the layers
     std::vector<GroupSums> sums_;
-    ChannelRange range_{};  // the block that is worked on, and its rows
+    std::vector<double> lost_;  // e' M e of each output of a group
+    ChannelRange range_{};      // the block that is worked on, and its rows
     int64_t size_ = 0;
     bool blind_ = false;  // whether it saw nothing but 0, so that no error of its weights counts
     std::vector<std::vector<float>> means_;  // of each layer

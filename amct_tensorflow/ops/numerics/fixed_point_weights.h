@@ -31,7 +31,8 @@ struct WeightLayout {
 };
 
 // Weights in units of their scales, with 8 binary digits behind the point: half the memory of floats. Their
-// nearest integers are those of the floats.
+// nearest integers are those of the floats. A weight of 128 units, as the scale of a larger negative one
+// gives it, is kept as 128 - 1 / 256, so that it is seen to lose what int8 cannot hold.
 class FixedPointWeights {
  public:
     FixedPointWeights() = default;
@@ -51,16 +52,18 @@ class FixedPointWeights {
 
  private:
     static constexpr float kOne = 256.0f;
+    static constexpr float kLargest = 128.0f - 1.0f / kOne;
 
     AMCT_VECTORIZED static void ToFixedPoint(const float* weights, int64_t size, const float* scales,
                                              int64_t step, int16_t* values) {
         for (int64_t i = 0; i < size; ++i) {
-            const float ratio = Clip(weights[i] / scales[i * step], -128.0f, 127.0f);
+            const float ratio = Clip(weights[i] / scales[i * step], -128.0f, kLargest);
             const float nearest = RoundHalfAway(ratio) * kOne;
             // No tie that was none: the nearest integer stays the same.
             const float value =
                 Clip(RoundHalfAway(ratio * kOne), nearest - kOne / 2 + 1, nearest + kOne / 2 - 1);
-            values[i] = static_cast<int16_t>(static_cast<int32_t>(value));
+            values[i] =
+                static_cast<int16_t>(static_cast<int32_t>(Clip(value, -128.0f * kOne, kLargest * kOne)));
         }
     }
 

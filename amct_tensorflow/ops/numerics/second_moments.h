@@ -121,7 +121,9 @@ class SecondMoments {
  private:
     static constexpr size_t kManyBlocks = 8;
     static constexpr int64_t kTile = 256;
-    static constexpr int64_t kLanes = 64;  // channels that are worked on together
+
+    // Groups of one channel that are worked on together: what their taps see of all positions stays small.
+    int64_t Lanes() const { return std::clamp<int64_t>(2048 / taps_, 1, 64); }
 
     static int64_t Square(int64_t size) { return size * size; }
 
@@ -228,10 +230,11 @@ class SecondMoments {
     void AddSingleChannels(const LayerInput& input, const Window& window,
                            const std::vector<int64_t>& positions, const ParallelFor& parallel_for) {
         const int64_t count = static_cast<int64_t>(positions.size());
-        const int64_t parts = (groups_ + kLanes - 1) / kLanes;
-        parallel_for(parts, count * taps_ * taps_ * kLanes / 8, [&](int64_t begin, int64_t end) {
+        const int64_t lanes = Lanes();
+        const int64_t parts = (groups_ + lanes - 1) / lanes;
+        parallel_for(parts, count * taps_ * taps_ * lanes / 8, [&](int64_t begin, int64_t end) {
             for (int64_t part = begin; part < end; ++part) {
-                const ChannelRange range{part * kLanes, 0, std::min(kLanes, groups_ - part * kLanes)};
+                const ChannelRange range{part * lanes, 0, std::min(lanes, groups_ - part * lanes)};
                 AddLanes(input, window, positions, range);
             }
         });

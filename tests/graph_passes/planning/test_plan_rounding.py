@@ -296,3 +296,17 @@ def made_up(*shapes: tuple[int, ...]) -> list[InputMoments]:
 def test_blocks_get_smaller_until_all_fits(shapes, most_block):
     """The moments of all layers take at most 256 MB, K * min(K, block) floats each."""
     assert _most_block(made_up(*shapes)) == most_block
+
+
+def test_large_kernels_are_left_out():
+    """A block has all taps of a channel: what does not fit is left out, the largest first."""
+
+    def build(net):
+        x = image(shape=(None, 64, 64, 200))
+        for name, size in (("small", 3), ("large", 31), ("medium", 13)):
+            weights = net.parameter(net.random(f"{name}_w", (size, size, 200, 1)), f"{name}_w")
+            tf.raw_ops.DepthwiseConv2dNative(input=x, filter=weights, strides=[1, 1, 1, 1], padding="SAME", name=name)
+
+    rounding = planned(build)
+    assert names(rounding) == ([["small"], ["medium"]],) * 2
+    assert rounding.reasons == {"large": "the second moments of its input would be too large"}

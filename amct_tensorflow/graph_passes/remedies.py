@@ -21,7 +21,7 @@ from amct_tensorflow.record import LayerRounding
 _Doubles = npt.NDArray[np.float64]
 
 _STRENGTHS = (0.5, 0.4, 0.6, 0.3, 0.7, 0.2, 0.8)  # of equal ones, to a dB, the first is named
-_LEAST_GAIN = 3.0  # dB, for something to be called a remedy
+_LEAST_GAIN = 3.0  # dB, for something to be called a remedy, both over the present and over a result of 0
 _TINY = float(np.finfo(np.float64).tiny)
 _HEAVY_TAIL = 30.0  # of the largest value against the root of the mean square
 
@@ -50,7 +50,7 @@ def advice_for(layer: Layer, found: LayerRounding, now: Forecast) -> str:
         now: its forecast.
     """
     best = max(_remedies(layer, found, now), key=lambda remedy: remedy.sqnr, default=None)
-    if best is not None and best.sqnr >= now.sqnr + _LEAST_GAIN:
+    if best is not None and best.sqnr >= max(now.sqnr, 0.0) + _LEAST_GAIN:
         return f"{best.reason}; {best.advice} would give about {best.sqnr:.0f} dB, skip_layers keeps it float"
     if now.weight_error > now.activation_error:
         if layer.folded is not None:

@@ -2,7 +2,8 @@
 
 It has the record's name and the ending ``.safetensors``, and that format: arrays by name, which any reader of the
 format shows. ``layer NAME`` of its metadata is the key of the weights of a layer, which layers may share; empty if its
-configuration asks for the nearest integers and no correction. With a key K there are
+configuration asks for the nearest integers and no correction; ``crc32`` is the CRC-32 of all arrays. With a key K there
+are
 
 * ``K/weights``, int8 in the shape of the weights; not if they shall be the nearest integers;
 * ``K/fingerprint``, float64 [3]: that of the weights in units of scale_w, see `weight_fingerprint`;
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,22 +113,25 @@ def read_rounding(record_file: str | os.PathLike[str]) -> dict[str, LayerRoundin
         return None
     except OSError as error:
         raise DamagedRounding(f"cannot be read ({error.strerror})") from error
-    metadata, arrays = _parse(content)
+    metadata, arrays, checksum = _parse(content)
     if metadata.get("format") != _FORMAT:
         raise DamagedRounding("is of another format")
+    if metadata.get("crc32") != checksum:
+        raise DamagedRounding("is damaged")
     keys = {name.removeprefix(_LAYER): key for name, key in metadata.items() if name.startswith(_LAYER)}
     return {layer: _layer_rounding(layer, key, arrays) if key else None for layer, key in keys.items()}
 
 
-def _parse(content: bytes) -> tuple[Mapping[str, str], dict[str, np.ndarray]]:
-    """Returns the metadata and the arrays of a file."""
+def _parse(content: bytes) -> tuple[Mapping[str, str], dict[str, np.ndarray], str]:
+    """Returns the metadata and the arrays of a file, and the checksum of their bytes."""
     try:
         start = 8 + int.from_bytes(content[:8], "little")
         header = json.loads(content[8:start])
         metadata = header.pop("__metadata__")
         if len(content) < start or not all(isinstance(value, str) for value in metadata.values()):
             raise ValueError
-        return metadata, {name: _array(content, start, **entry) for name, entry in header.items()}
+        arrays = {name: _array(content, start, **entry) for name, entry in header.items()}
+        return metadata, arrays, f"{zlib.crc32(memoryview(content)[start:]):08x}"
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise DamagedRounding("is damaged") from error
 

@@ -276,7 +276,20 @@ def test_a_heavy_tail(plain):
 
 @pytest.mark.parametrize("layer", ["conv", "depthwise", "dense"])
 def test_advice_is_found_for_every_kind_of_layer(tmp_path, layer):
-    """Inputs that were never anything but 0, too."""
-    deployed = Deployed(one_layer(layer, "ranges"), ["out"], tmp_path, feeds=[0 * smooth(0)])
+    deployed = Deployed(one_layer(layer, "ranges"), ["out"], tmp_path, feeds=[smooth(0)])
     taken, layers = plan_of(deployed)
     assert advice_for(layers["layer"], read_rounding(deployed.record)["layer"], taken.forecasts["layer"])
+
+
+def test_no_remedy_is_named_that_leaves_next_to_nothing(tmp_path):
+    """Whatever is done, the result stays worse than one of 0."""
+    deployed = Deployed(one_layer("dense", "ranges"), ["out"], tmp_path, feeds=[smooth(0)])
+    _, layers = plan_of(deployed)
+    lost = Forecast(1.0, 1e9, 1e9, 1e9)
+    found = dataclasses.replace(read_rounding(deployed.record)["layer"], signal=1.0)
+    assert "would give" not in advice_for(layers["layer"], found, lost)
+
+
+def test_inputs_of_0_have_no_forecast(tmp_path):
+    taken, _ = plan_of(Deployed(one_layer("conv", "plain"), ["out"], tmp_path, feeds=[0 * smooth(0)]))
+    assert taken.forecasts == taken.advice == taken.reasons == {}

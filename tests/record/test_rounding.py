@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -89,11 +90,13 @@ def unpack(content: bytes) -> tuple[dict[str, str], dict[str, tuple[str, list[in
 
 
 def pack(metadata: Any, arrays: dict[str, tuple[str, list[int], Sequence[float]]]) -> bytes:
-    header, data = {"__metadata__": metadata}, b""
+    header: dict[str, Any] = {}
+    data = b""
     for name, (dtype, shape, values) in arrays.items():
         packed = struct.pack(f"<{len(values)}{TYPES[dtype]}", *values)
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(packed)]}
         data += packed
+    header["__metadata__"] = metadata | {"crc32": f"{zlib.crc32(data):08x}"}
     text = json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + data
 
@@ -103,6 +106,7 @@ def pack(metadata: Any, arrays: dict[str, tuple[str, list[int], Sequence[float]]
 
 def test_what_an_independent_reader_sees(good, read):
     metadata, arrays = unpack(good)
+    assert len(metadata.pop("crc32")) == 8
     assert metadata == {"format": "amct_tensorflow weight rounding 1", "layer layer": "layer", "layer plain": ""}
     shapes = {name: (dtype, shape) for name, (dtype, shape, _) in arrays.items()}
     per_input = dict.fromkeys(("layer/mean", "layer/power", "layer/nonzero", "layer/largest"), ("F32", [1, 3]))
@@ -206,6 +210,15 @@ def test_each_byte_of_the_header_changed(good, read, bits):
         changed[at] ^= bits
         survived += readable(read, bytes(changed))
     assert survived < header / 4
+
+
+def test_each_byte_of_the_arrays_changed(good, read):
+    """A flipped bit of a weight, or of a bias, would make another model."""
+    for at in range(8 + struct.unpack_from("<Q", good)[0], len(good)):
+        changed = bytearray(good)
+        changed[at] ^= 0x10
+        with pytest.raises(DamagedRounding, match=r"^is damaged$"):
+            read(bytes(changed))
 
 
 def test_random_bytes(read):

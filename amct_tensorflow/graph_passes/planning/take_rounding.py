@@ -33,7 +33,7 @@ class Taken:
     """What became of the rounding.
 
     Attributes:
-        forecasts: of the layers that were calibrated with it, by name.
+        forecasts: of the layers that were calibrated with it, and are not 0 throughout, by name.
         advice: of those of them that lose much, why that is and what would help, in words.
         reasons: why others take nothing, by name.
     """
@@ -60,9 +60,10 @@ def take_rounding(
             taken.reasons[layer.name] = reason
         elif found is not None:
             expected = _take(layer, records[layer.name], found)
-            taken.forecasts[layer.name] = expected
-            if expected.sqnr < _LEAST_SQNR:
-                taken.advice[layer.name] = advice_for(layer, found, expected)
+            if found.signal > 0:  # else it was its bias alone, which has nothing to lose
+                taken.forecasts[layer.name] = expected
+                if expected.sqnr < _LEAST_SQNR:
+                    taken.advice[layer.name] = advice_for(layer, found, expected)
     return taken
 
 

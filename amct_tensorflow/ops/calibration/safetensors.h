@@ -1,10 +1,13 @@
 // A file of named arrays in the safetensors format: the length of a header, the header in JSON, the bytes.
+// Its metadata have the CRC-32 of the bytes.
 
 #ifndef AMCT_TENSORFLOW_OPS_CALIBRATION_SAFETENSORS_H_
 #define AMCT_TENSORFLOW_OPS_CALIBRATION_SAFETENSORS_H_
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
+#include <cstdio>
 #include <string>
 #include <vector>
 
@@ -30,6 +33,7 @@ class SafetensorsWriter {
         std::stable_sort(arrays_.begin(), arrays_.end(), [](const Array& left, const Array& right) {
             return left.element_size > right.element_size;
         });
+        AddText("crc32", Checksum());
         std::string header = "{\"__metadata__\":{" + metadata_ + "}";
         size_t size = 0;
         for (const Array& array : arrays_) {
@@ -67,6 +71,27 @@ class SafetensorsWriter {
             quoted += c;
         }
         return quoted + "\"";
+    }
+
+    // The CRC-32 of ISO 3309, as zlib computes it, of all bytes in 8 hexadecimal digits.
+    std::string Checksum() const {
+        std::array<uint32_t, 256> table;
+        for (uint32_t byte = 0; byte < 256; ++byte) {
+            uint32_t value = byte;
+            for (int bit = 0; bit < 8; ++bit) {
+                value = value >> 1 ^ (value & 1 ? 0xedb88320u : 0u);
+            }
+            table[byte] = value;
+        }
+        uint32_t sum = 0xffffffffu;
+        for (const Array& array : arrays_) {
+            for (const char byte : array.bytes) {
+                sum = sum >> 8 ^ table[(sum ^ static_cast<unsigned char>(byte)) & 0xff];
+            }
+        }
+        char text[9];
+        std::snprintf(text, sizeof(text), "%08x", static_cast<unsigned>(~sum));
+        return text;
     }
 
     template <typename T>

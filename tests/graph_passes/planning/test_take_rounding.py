@@ -33,7 +33,9 @@ def deployed(tmp_path_factory) -> Deployed:
     folder = tmp_path_factory.mktemp("model")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        return Deployed(model, ["bare"], folder, feeds=[batch(0), batch(1)])
+        # Channels that depend on each other, or there would be nothing to make up for.
+        feeds = [batch(seed) @ np.float32(np.eye(4) + 0.7) for seed in range(2)]
+        return Deployed(model, ["bare"], folder, feeds=feeds)
 
 
 @pytest.fixture
@@ -136,6 +138,17 @@ def taken_noise(taken: Taken) -> float:
 def test_without_a_correction_no_layer_gets_a_bias(take, rounding):
     change(rounding, "bare", bias=None, mean_error=rounding["bare"].signal)
     assert take()[1]["bare"].bias is None
+
+
+# -- Results of 0 ----------------------------------------------------------------------------------------------
+
+
+def test_a_result_of_0_has_nothing_to_lose(take, rounding):
+    """That of a dead branch, whose output is the bias: no forecast, and no warning."""
+    change(rounding, "conv", signal=0.0)
+    taken, layers = take()
+    assert set(taken.forecasts) == {"square", "bare"} and taken.advice == taken.reasons == {}
+    np.testing.assert_array_equal(layers["conv"].integers, rounding["conv"].weights)
 
 
 # -- What is not taken -----------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from amct_tensorflow.graph.edit import upstream
 from amct_tensorflow.inventory import Inventory
 from amct_tensorflow.log import LOGGER
 from amct_tensorflow.post_training.create_config import simplified_config_of
+from amct_tensorflow.post_training.observe import check_beside
 from amct_tensorflow.progress import counted
 from amct_tensorflow.record import rounding_path
 from amct_tensorflow_cli import evaluator as evaluators
@@ -108,6 +109,7 @@ def _run(job: _Job) -> None:
     files = [job.config_file, job.record_file, rounding_path(job.record_file)]
     for path in files:
         check_writable(path)
+    check_beside(job.record_file, "save_path")
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
         with progress.status(f"reading {job.model}"):

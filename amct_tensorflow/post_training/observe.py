@@ -17,14 +17,26 @@ from amct_tensorflow.graph_passes.workspace import Layer
 from amct_tensorflow.inventory import Inventory
 from amct_tensorflow.log import LOGGER
 from amct_tensorflow.ops import RecordBook
+from amct_tensorflow.record import is_foreign, rounding_path
 
 
 def check_arguments(graph: tf.Graph, config_file: str, record_file: str) -> None:
     """Raises an `AmctError` for paths that cannot be meant, or a graph that cannot be edited."""
     check_file_path(record_file, "record_file")
+    check_beside(record_file, "record_file")
     if os.path.realpath(record_file) == os.path.realpath(config_file):
         raise AmctValueError(f"record_file and config_file are both {config_file}: the record would overwrite it")
     check_graph(graph)
+
+
+def check_beside(record_file: str, argument: str) -> None:
+    """Raises `AmctValueError` if a calibration would take away another file for the one that it writes beside it."""
+    beside = rounding_path(record_file)
+    if is_foreign(beside):
+        raise AmctValueError(
+            f"{beside} is in the place of the file that belongs beside {record_file}, but no calibration has written "
+            f"it: move it, or choose another {argument}"
+        )
 
 
 def read_config_of(inventory: Inventory, config_file: str) -> QuantConfig:

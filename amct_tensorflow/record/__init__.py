@@ -10,6 +10,7 @@ from amct_tensorflow.record.rounding import (
     DamagedRounding,
     InputStatistics,
     LayerRounding,
+    is_foreign,
     read_rounding,
     rounding_path,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "LayerRounding",
     "check_activation",
     "check_layer",
+    "is_foreign",
     "read_balance_factors",
     "read_record",
     "read_rounding",

@@ -32,7 +32,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-_FORMAT = "amct_tensorflow weight rounding 1"
+_FORMAT_OF_ANY_VERSION = "amct_tensorflow weight rounding "
+_FORMAT = _FORMAT_OF_ANY_VERSION + "1"
 _TYPES = {"I8": np.int8, "F32": np.float32, "F64": np.float64}
 _LAYER = "layer "
 
@@ -120,6 +121,29 @@ def read_rounding(record_file: str | os.PathLike[str]) -> dict[str, LayerRoundin
         raise DamagedRounding("is damaged")
     keys = {name.removeprefix(_LAYER): key for name, key in metadata.items() if name.startswith(_LAYER)}
     return {layer: _layer_rounding(layer, key, arrays) if key else None for layer, key in keys.items()}
+
+
+def is_foreign(path: str) -> bool:
+    """Tells whether there is something at a path that is no rounding file, of this or another version.
+
+    Only the header is read, whatever the size of the file.
+    """
+    return os.path.lexists(path) and not _metadata(path).get("format", "").startswith(_FORMAT_OF_ANY_VERSION)
+
+
+def _metadata(path: str) -> Mapping[str, str]:
+    """Reads the metadata in the header of a file; those that are text, so none of a file of another form."""
+    try:
+        if not os.path.isfile(path):
+            return {}
+        with open(path, "rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            if size > os.path.getsize(path):
+                return {}
+            metadata = json.loads(file.read(size))["__metadata__"]
+        return {key: value for key, value in metadata.items() if isinstance(value, str)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
 
 
 def _parse(content: bytes) -> tuple[Mapping[str, str], dict[str, np.ndarray], str]:

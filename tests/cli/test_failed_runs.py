@@ -85,3 +85,12 @@ def test_a_result_that_is_a_folder(failing, model, samples):
     line = failing("calibration", "--model", model, "--save_path", "out/m", "--data_dir", samples)
     assert "'out/m_record.txt' is a folder" in line
     assert [path.name for path in Path("out").iterdir()] == ["m_record.txt"]
+
+
+def test_a_file_of_somebody_else_in_the_place_of_a_result(failing, model, samples):
+    os.makedirs("out")
+    Path("out/m_record.txt.safetensors").write_bytes(b"weights")
+    line = failing("calibration", "--model", model, "--save_path", "out/m", "--data_dir", samples)
+    assert "out/m_record.txt.safetensors is in the place of" in line and "choose another save_path" in line
+    assert Path("out/m_record.txt.safetensors").read_bytes() == b"weights"
+    assert [path.name for path in Path("out").iterdir()] == ["m_record.txt.safetensors"]

@@ -13,6 +13,7 @@ import tensorflow as tf
 from small_graphs import configure, freeze, load, run, sqnr
 
 import amct_tensorflow as amct
+from amct_tensorflow.errors import AmctValueError
 from amct_tensorflow.record import read_rounding
 
 tf1 = tf.compat.v1
@@ -251,6 +252,45 @@ def test_a_new_quantize_model_removes_the_file(record, tmp_path):
     graph = net()
     amct.quantize_model(graph, configure(graph, tmp_path), record)
     assert not beside(record).exists()
+
+
+def checkpoint() -> bytes:
+    """A file of the same form, as others write it."""
+    header = b'{"__metadata__":{"format":"pt"},"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    return len(header).to_bytes(8, "little") + header + bytes(4)
+
+
+@pytest.mark.parametrize("job", [amct.quantize_model, amct.quantize_preprocess])
+@pytest.mark.parametrize("content", [checkpoint(), b"", b"{}"], ids=["checkpoint", "empty", "JSON"])
+def test_a_file_of_somebody_else_in_its_place(tmp_path, job, content):
+    """Nothing is taken away or written."""
+    graph, record = net(), str(tmp_path / "model")
+    config = configure(graph, tmp_path)
+    beside(record).write_bytes(content)
+    before, nodes = sorted(tmp_path.iterdir()), graph.as_graph_def()
+    words = f"^{beside(record)} is in the place of .* beside {record}, but .*: move it, or choose another record_file$"
+    with pytest.raises(AmctValueError, match=words):
+        job(graph, config, record)
+    assert beside(record).read_bytes() == content
+    assert sorted(tmp_path.iterdir()) == before and graph.as_graph_def() == nodes
+
+
+def test_a_folder_of_somebody_else_in_its_place(tmp_path):
+    graph, record = net(), str(tmp_path / "model")
+    config = configure(graph, tmp_path)
+    beside(record).mkdir()
+    with pytest.raises(AmctValueError, match=r"move it, or choose another record_file$"):
+        amct.quantize_model(graph, config, record)
+    assert beside(record).is_dir() and not Path(record).exists()
+
+
+def test_a_config_file_in_its_place(tmp_path):
+    graph, record = net(), str(tmp_path / "config")
+    config = Path(configure(graph, tmp_path)).rename(beside(record))
+    before = config.read_bytes()
+    with pytest.raises(AmctValueError, match=r"move it, or choose another record_file$"):
+        amct.quantize_model(graph, str(config), record)
+    assert config.read_bytes() == before and not Path(record).exists()
 
 
 # -- Calibrations ----------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import zlib
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ import pytest
 import tensorflow as tf
 
 from amct_tensorflow import ops
-from amct_tensorflow.record import DamagedRounding, LayerRounding, read_rounding, rounding_path
+from amct_tensorflow.record import DamagedRounding, LayerRounding, is_foreign, read_rounding, rounding_path
 from amct_tensorflow.stencils import layout_of
 
 NAMES = ["layer", "a/b/c", 'quote"', "back\\slash", 'both\\"', "with space", ".dots-and_more>", "layer/weights", "Ü"]
@@ -341,3 +342,46 @@ def test_a_folder_in_its_place(tmp_path):
     Path(rounding_path(tmp_path / "record.txt")).mkdir()
     with pytest.raises(DamagedRounding, match=r"^cannot be read \("):
         read_rounding(tmp_path / "record.txt")
+
+
+# -- Whose file is it? -----------------------------------------------------------------------------------------
+
+
+def is_foreign_with(path: Path, content: bytes) -> bool:
+    path.write_bytes(content)
+    return is_foreign(str(path))
+
+
+def test_a_file_of_a_calibration_is_not_foreign(good, tmp_path):
+    header = 8 + struct.unpack_from("<Q", good)[0]
+    for content in (good, good[:header], good.replace(b"weight rounding 1", b"weight rounding 2")):
+        assert not is_foreign_with(tmp_path / "file", content)
+
+
+def test_nothing_is_not_foreign(tmp_path):
+    assert not is_foreign(str(tmp_path / "file"))
+    assert not is_foreign(str(tmp_path / "folder" / "file"))
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_a_file_of_another_writer_is_foreign(tmp_path, name):
+    assert is_foreign_with(tmp_path / "file", struct.pack("<Q", len(HEADERS[name])) + HEADERS[name])
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b'{"batch_num": 1}' * 9, bytes(64), b"\xff" * 64], ids=str)
+def test_a_file_of_another_form_is_foreign(tmp_path, content):
+    assert is_foreign_with(tmp_path / "file", content)
+
+
+def test_what_is_no_file_is_foreign(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "pipe")  # which must not be waited for
+    for path in (tmp_path, tmp_path / "link", tmp_path / "pipe"):
+        assert is_foreign(str(path))
+
+
+def test_only_the_header_is_read(good, tmp_path):
+    """Also of a file that would not fit into memory."""
+    (tmp_path / "file").write_bytes(good)
+    os.truncate(tmp_path / "file", 2**38)
+    assert not is_foreign(str(tmp_path / "file"))

@@ -8,7 +8,7 @@ from amct_tensorflow.graph_passes.pipelines import perform_deployment, plan_conv
 from amct_tensorflow.inventory import Inventory
 from amct_tensorflow.log import LOGGER
 from amct_tensorflow.post_training.deploy import FloatModel, ResultFiles, report_saved, write_model
-from amct_tensorflow.record import read_record
+from amct_tensorflow.record import has_rounding, read_record, rounding_path
 
 _MODULE = "convert_model"
 
@@ -24,7 +24,8 @@ def convert_model(pb_model: ModelSource, outputs: list[str], record_file: str, s
         pb_model: the float model: a path, a Keras model or a graph, as `load_graph` takes them.
         outputs: names of its output ops, ``op``, or of their outputs, ``op:1``; they keep their names in the saved
             model.
-        record_file: the factors of the layers to quantize, in protobuf text format; layers without stay float.
+        record_file: the factors of the layers to quantize, in protobuf text format; layers without stay float. A
+            rounding file beside it is for save_model only, of which a WARNING reminds.
         save_path: folder and prefix of the files to write, as in save_model.
 
     Raises:
@@ -42,5 +43,15 @@ def convert_model(pb_model: ModelSource, outputs: list[str], record_file: str, s
     write_model(workspace, model.outputs, files, _MODULE)
     for warning in warnings:
         LOGGER.push_warning_message(warning, _MODULE)
+    _warn_of_rounding(record_file)
     model.report(inventory, workspace, _MODULE)
     report_saved(files, _MODULE)
+
+
+def _warn_of_rounding(record_file: str) -> None:
+    if has_rounding(record_file):
+        LOGGER.push_warning_message(
+            "weights are rounded to the nearest integers and biases stay as they are: only save_model takes what a "
+            f"calibration has found in {rounding_path(record_file)}",
+            _MODULE,
+        )

@@ -123,12 +123,25 @@ def read_rounding(record_file: str | os.PathLike[str]) -> dict[str, LayerRoundin
     return {layer: _layer_rounding(layer, key, arrays) if key else None for layer, key in keys.items()}
 
 
+def has_rounding(record_file: str | os.PathLike[str]) -> bool:
+    """Tells whether a calibration has left a file beside its record that says something of a layer.
+
+    Only the header is read.
+    """
+    metadata = _metadata(rounding_path(record_file))
+    return _is_ours(metadata) and any(key for name, key in metadata.items() if name.startswith(_LAYER))
+
+
 def is_foreign(path: str) -> bool:
     """Tells whether there is something at a path that is no rounding file, of this or another version.
 
     Only the header is read, whatever the size of the file.
     """
-    return os.path.lexists(path) and not _metadata(path).get("format", "").startswith(_FORMAT_OF_ANY_VERSION)
+    return os.path.lexists(path) and not _is_ours(_metadata(path))
+
+
+def _is_ours(metadata: Mapping[str, str]) -> bool:
+    return metadata.get("format", "").startswith(_FORMAT_OF_ANY_VERSION)
 
 
 def _metadata(path: str) -> Mapping[str, str]:

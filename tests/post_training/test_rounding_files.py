@@ -293,6 +293,41 @@ def test_a_config_file_in_its_place(tmp_path):
     assert config.read_bytes() == before and not Path(record).exists()
 
 
+# -- convert_model ---------------------------------------------------------------------------------------------
+
+
+def convert(folder: Path, record: str) -> bytes:
+    amct.convert_model(freeze(net(), folder / "model.pb"), ["out"], record, str(folder / "converted"))
+    return (folder / "converted_quantized.pb").read_bytes()
+
+
+def test_convert_model_rounds_to_the_nearest_and_says_so(record, tmp_path, nearest_model, warnings):
+    assert convert(tmp_path, record) == nearest_model
+    (warning,) = warnings()
+    assert warning.startswith("weights are rounded to the nearest integers") and "only save_model takes" in warning
+    assert str(beside(record)) in warning
+
+
+def test_convert_model_without_the_file_is_silent(record, tmp_path, nearest_model, warnings):
+    beside(record).unlink()
+    assert convert(tmp_path, record) == nearest_model
+    assert warnings() == []
+
+
+def test_convert_model_of_a_calibration_that_found_nothing_is_silent(tmp_path, nearest_model, warnings):
+    record = calibrate(tmp_path, net(), NEAREST)
+    assert beside(record).exists()
+    warnings()
+    assert convert(tmp_path, record) == nearest_model
+    assert warnings() == []
+
+
+def test_convert_model_beside_a_file_of_somebody_else_is_silent(record, tmp_path, nearest_model, warnings):
+    beside(record).write_bytes(checkpoint())
+    assert convert(tmp_path, record) == nearest_model
+    assert warnings() == []
+
+
 # -- Calibrations ----------------------------------------------------------------------------------------------
 
 

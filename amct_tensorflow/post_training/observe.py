@@ -19,6 +19,8 @@ from amct_tensorflow.log import LOGGER
 from amct_tensorflow.ops import RecordBook
 from amct_tensorflow.record import is_foreign, rounding_path
 
+_LONGEST_NAME = 232  # bytes; with .safetensors, and for a moment .tmp and a process id, still a legal file name
+
 
 def check_arguments(graph: tf.Graph, config_file: str, record_file: str) -> None:
     """Raises an `AmctError` for paths that cannot be meant, or a graph that cannot be edited."""
@@ -30,8 +32,14 @@ def check_arguments(graph: tf.Graph, config_file: str, record_file: str) -> None
 
 
 def check_beside(record_file: str, argument: str) -> None:
-    """Raises `AmctValueError` if a calibration would take away another file for the one that it writes beside it."""
+    """Raises `AmctValueError` if a calibration cannot write its file beside a record, or may not: another is there."""
     beside = rounding_path(record_file)
+    length = len(os.fsencode(os.path.basename(os.path.realpath(record_file))))
+    if length > _LONGEST_NAME:
+        raise AmctValueError(
+            f"the name of {record_file} has {length} bytes, but at most {_LONGEST_NAME} leave room for the ending of "
+            f"the file that belongs beside it: choose a shorter {argument}"
+        )
     if is_foreign(beside):
         raise AmctValueError(
             f"{beside} is in the place of the file that belongs beside {record_file}, but no calibration has written "

@@ -94,3 +94,9 @@ def test_a_file_of_somebody_else_in_the_place_of_a_result(failing, model, sample
     assert "out/m_record.txt.safetensors is in the place of" in line and "choose another save_path" in line
     assert Path("out/m_record.txt.safetensors").read_bytes() == b"weights"
     assert [path.name for path in Path("out").iterdir()] == ["m_record.txt.safetensors"]
+
+
+def test_a_prefix_without_room_for_the_longest_ending(failing, model, samples):
+    line = failing("calibration", "--model", model, "--save_path", "out/" + "m" * 230, "--data_dir", samples)
+    assert "has 241 bytes, but at most 232" in line and "choose a shorter save_path" in line
+    assert not Path("out").exists()

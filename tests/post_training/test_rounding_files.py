@@ -293,6 +293,23 @@ def test_a_config_file_in_its_place(tmp_path):
     assert config.read_bytes() == before and not Path(record).exists()
 
 
+@pytest.mark.parametrize("name", ["r" * 233, "ü" * 117, "r" * 300], ids=["bytes", "UTF-8", "far"])
+def test_a_name_without_room_for_the_ending(tmp_path, name):
+    """Found before anything is written, not with the last batch."""
+    graph = net()
+    config = configure(graph, tmp_path)
+    with pytest.raises(AmctValueError, match=r"has \d+ bytes, but at most 232 .*: choose a shorter record_file$"):
+        amct.quantize_model(graph, config, str(tmp_path / "new" / name))
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_longest_name(calibrated, tmp_path):
+    graph, record = net(), str(tmp_path / ("r" * 232))
+    amct.quantize_model(graph, configure(graph, tmp_path, "batch_num: 2"), record)
+    amct.calibrate(graph, ["out"], [images(0), images(1)])
+    assert beside(record).read_bytes() == beside(str(calibrated / "record.txt")).read_bytes()
+
+
 # -- convert_model ---------------------------------------------------------------------------------------------
 
 

@@ -92,8 +92,9 @@ class DamagedRounding(Exception):
 
 
 def rounding_path(record_file: str | os.PathLike[str]) -> str:
-    """Returns the path of the file beside a record."""
-    return os.path.realpath(record_file) + ".safetensors"
+    """Returns the path of the file beside a record, or beside what a link leads to; relative where the record's is."""
+    record = os.path.realpath(record_file) if os.path.islink(record_file) else os.fspath(record_file)
+    return record + ".safetensors"
 
 
 def read_rounding(record_file: str | os.PathLike[str]) -> dict[str, LayerRounding | None] | None:

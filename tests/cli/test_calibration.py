@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +38,8 @@ def test_results_are_those_of_the_functions(cli, model, data, tmp_path):
     ):
         assert Path(f"out/m_{ours}").read_bytes() == (tmp_path / theirs).read_bytes(), ours
     assert "3 of 3 layers are quantized\n" in out
-    for name in ("quantized.pb", "quant.json", "config.json", "record.txt"):
-        assert f"out/m_{name} " in out
+    for name in ("quantized.pb", "quant.json", "config.json", "record.txt", "record.txt.safetensors"):
+        assert re.search(rf"^  out/m_{name} ", out, re.MULTILINE)
     assert err.splitlines() == [
         f"reading {model} ...",
         "inserting calibration ops ...",

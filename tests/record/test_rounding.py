@@ -184,6 +184,17 @@ def test_the_path_is_that_of_the_record_itself(tmp_path):
     assert set(read_rounding(tmp_path / "link.txt")) == {"layer"}
 
 
+def test_the_path_is_relative_where_that_of_the_record_is(tmp_path, monkeypatch):
+    """And so it stands in messages, also where a folder is a link."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    calibrate(tmp_path / "real" / "record.txt")
+    monkeypatch.chdir(tmp_path)
+    for record in ("real/record.txt", "link/record.txt"):
+        assert rounding_path(record) == f"{record}.safetensors"
+        assert set(read_rounding(record)) == {"layer"}
+
+
 # -- Damaged files ---------------------------------------------------------------------------------------------
 
 

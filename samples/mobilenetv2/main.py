@@ -68,6 +68,7 @@ class Files(NamedTuple):
 
     config: Path
     record: Path
+    rounding: Path
     model: Path
     mapping: Path
 
@@ -264,7 +265,8 @@ def quantize(args: argparse.Namespace, ends: Ends, images: Images) -> Files:
     classify(graph, ends, images, indices, args.calibration_images // args.batch_num)
     # 4. Build the int8 model from the float model and the record.
     amct.save_model(str(args.model), [ends.output], str(record), prefix)
-    return Files(config, record, Path(f"{prefix}_quantized.pb"), Path(f"{prefix}_quant.json"))
+    rounding = Path(f"{record}.safetensors")  # which the ops write beside it
+    return Files(config, record, rounding, Path(f"{prefix}_quantized.pb"), Path(f"{prefix}_quant.json"))
 
 
 def report(model: Path, files: Files, labels: np.ndarray, before: np.ndarray, after: np.ndarray) -> None:

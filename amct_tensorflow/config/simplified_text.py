@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 from google.protobuf import text_format
@@ -32,7 +33,7 @@ def read_simplified(path: str | os.PathLike[str], source: str) -> Any:
         config = text_format.Parse(content.decode("utf-8-sig"), simplified_config_message()())
     except (text_format.ParseError, UnicodeDecodeError) as error:
         raise AmctValueError(
-            f"{source} cannot be parsed, line:column and reason: {str(error).rstrip('.')}; correct it"
+            f"{source} cannot be parsed, line:column and reason: {_reason(error)}; correct it"
         ) from error
     if config.HasField("nuq_config"):
         raise AmctValueError(f"nuq_config in {source} is not supported yet; remove it")
@@ -43,6 +44,16 @@ def read_simplified(path: str | os.PathLike[str], source: str) -> Any:
     if config.skip_approximation_layers:
         _warn(f"skip_approximation_layers in {source} has no effect here, because no operation is approximated")
     return config
+
+
+def _reason(error: Exception) -> str:
+    """Returns what protobuf says, and the legal values, of which it says nothing."""
+    reason = str(error).rstrip(".")
+    found = re.search(r'Enum type "(?P<name>[\w.]+)" has no value ', reason)
+    if found is None:
+        return reason
+    values = simplified_config_message().DESCRIPTOR.file.pool.FindEnumTypeByName(found["name"]).values
+    return f"{reason}: it must be {' or '.join(value.name for value in values)}"
 
 
 def _check_deprecated(config: Any, source: str) -> None:

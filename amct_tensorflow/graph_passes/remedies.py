@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from amct_tensorflow.graph_passes.forecasts import Forecast, weights_by_input
+from amct_tensorflow.graph_passes.forecasts import Forecast, input_noise, weights_by_input
 from amct_tensorflow.graph_passes.workspace import Layer
 from amct_tensorflow.layers import FoundLayer
 from amct_tensorflow.record import LayerRounding
@@ -66,10 +67,37 @@ def advice_for(layer: Layer, found: LayerRounding, now: Forecast) -> str:
     return "its result is small against the inputs that it is summed from; put it into skip_layers"
 
 
-def _remedies(layer: Layer, found: LayerRounding, now: Forecast) -> Iterator[Remedy]:
+def hint_for(layer: Layer, found: LayerRounding) -> str | None:
+    """Returns what a layer that may lose little as a whole could gain, in words; None if that is not much.
+
+    The largest output channels hide in its forecast that smaller ones lose by a scale that is not theirs.
+    """
+    if not _wants_channel_wise(layer):
+        return None
+    present = _present_form(layer, found)
+    better = dataclasses.replace(present, channel_wise=True)
+    of_input = input_noise(found)[..., None] * np.square(present.weights)
+    others = present.by_output(of_input)
+    used = present.by_output(present.weights != 0) > 0
+    ratios = (present.rounding_errors() + others)[used] / np.maximum((better.rounding_errors() + others)[used], _TINY)
+    gain = float(np.mean(10 * np.log10(np.maximum(ratios, _TINY)))) if used.any() else 0.0
+    if gain < _LEAST_GAIN:
+        return None
+    return f"channel_wise true would give its output channels {gain:.0f} dB more on average"
+
+
+def _wants_channel_wise(layer: Layer) -> bool:
+    return not layer.channel_axes and not FoundLayer(layer.op, layer.row, None).one_scale
+
+
+def _present_form(layer: Layer, found: LayerRounding) -> _Form:
     power = found.inputs.power.astype(np.float64)
-    present = _Form(layer, weights_by_input(layer), power, found.scale_d, bool(layer.channel_axes))
-    if not layer.channel_axes and not FoundLayer(layer.op, layer.row, None).one_scale:
+    return _Form(layer, weights_by_input(layer), power, found.scale_d, bool(layer.channel_axes))
+
+
+def _remedies(layer: Layer, found: LayerRounding, now: Forecast) -> Iterator[Remedy]:
+    present = _present_form(layer, found)
+    if _wants_channel_wise(layer):
         yield _channel_wise(present, now)
     if layer.balance is None:
         yield max(
@@ -107,11 +135,16 @@ class _Form:
         largest = self.largest_weights()
         return (largest if self.channel_wise else np.full_like(largest, largest.max())) / 127
 
-    def rounding_error(self) -> float:
-        """Returns what rounding all weights to the nearest adds to the result, summed over the outputs."""
+    def by_output(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Returns the sums of what each weight has over the inputs of its group, [groups, outputs]."""
+        layout = self.layer.row.weight_layout(self.layer.op)
+        return values.sum(axis=0).reshape(layout.groups, layout.width, layout.outputs).sum(axis=1)
+
+    def rounding_errors(self) -> _Doubles:
+        """Returns what rounding all weights to the nearest adds to each output, [groups, outputs]."""
         width = self.layer.row.weight_layout(self.layer.op).width
         scales = np.repeat(self.scales(), width, axis=0)  # [input channels, outputs of their group]
-        return float(np.sum(self.power[..., None] * np.minimum(np.square(scales) / 12, np.square(self.weights))))
+        return self.by_output(self.power[..., None] * np.minimum(np.square(scales) / 12, np.square(self.weights)))
 
     def result_step(self) -> float:
         """Returns the mean square of the scales of the integer result."""
@@ -119,7 +152,7 @@ class _Form:
 
     def forecast_from(self, present: _Form, now: Forecast, activation_error: float) -> Forecast:
         """Returns the forecast of this form, given that of the present one."""
-        weights = self.rounding_error() / max(present.rounding_error(), _TINY)
+        weights = self.rounding_errors().sum() / max(present.rounding_errors().sum(), _TINY)
         shift = self.result_step() / max(present.result_step(), _TINY)
         return Forecast(now.signal, now.weight_error * weights, activation_error, now.shift_error * shift)
 

@@ -58,10 +58,15 @@ def save_model(pb_model: ModelSource, outputs: list[str], record_file: str, save
     write_model(workspace, model.outputs, files, _MODULE)
     _warn_of_lost_entries(inventory, records, record_file)
     _report_rounding(taken, rounding, record_file)
-    notes = {name: f"about {expected.sqnr:.1f} dB" for name, expected in taken.forecasts.items()}
-    model.report(inventory, workspace, _MODULE, notes=notes)
+    model.report(inventory, workspace, _MODULE, notes=_notes(taken))
     _warn_of_losses(taken)
     report_saved(files, _MODULE)
+
+
+def _notes(taken: Taken) -> dict[str, str]:
+    """Returns what the line of a layer says of its forecast."""
+    hints = {name: f"; {hint}" for name, hint in taken.hints.items()}
+    return {name: f"about {expected.sqnr:.1f} dB{hints.get(name, '')}" for name, expected in taken.forecasts.items()}
 
 
 def _finished_records(record_file: str, needed: set[str]) -> dict[str, LayerRecord]:

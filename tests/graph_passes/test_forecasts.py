@@ -245,6 +245,31 @@ def test_columns_of_other_ranges_want_scales_of_their_own(tmp_path, monkeypatch)
     assert "channel_wise" not in advice[False] and "skip_layers" in advice[False]
 
 
+def columns(deployed: Deployed, feed: np.ndarray) -> np.ndarray:
+    """Returns the SQNR of each output channel."""
+    float_, int8 = deployed.run_float(feed, "out"), deployed.run(feed, "out")
+    return np.array([sqnr(float_[:, column], int8[:, column]) for column in range(float_.shape[1])])
+
+
+def test_a_hint_at_columns_that_the_largest_hides(tmp_path):
+    """The layer as a whole loses little; most of its columns lose much, and the number is what they gain."""
+    feed, deployed = batch(0, (64, 8, 8, 4)), []
+    for each in (False, True):
+        (tmp_path / str(each)).mkdir()
+        params = {"weight_quant_params": {"channel_wise": each}}
+        deployed.append(Deployed(uneven_columns, ["out"], tmp_path / str(each), feeds=[feed], out=params))
+    (one, _), (each, _) = map(plan_of, deployed)
+    assert one.forecasts["out"].sqnr > 25 and one.advice == each.advice == each.hints == {}
+    found = re.fullmatch(r"channel_wise true would give its output channels (\d+) dB more on average", one.hints["out"])
+    gains = columns(deployed[1], feed) - columns(deployed[0], feed)
+    assert abs(int(found[1]) - gains.mean()) < 2 and gains.mean() > 10
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_no_hint_at_layers_that_nothing_is_wrong_with(tmp_path, layer):
+    assert plan_of(Deployed(one_layer(layer, "plain"), ["out"], tmp_path, feeds=[smooth(0)]))[0].hints == {}
+
+
 @pytest.fixture
 def plain(tmp_path) -> tuple[Layer, LayerRounding, Forecast]:
     """A dense layer that nothing is wrong with."""

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from amct_tensorflow.graph_passes.forecasts import Forecast, cut_off, forecasts
-from amct_tensorflow.graph_passes.remedies import advice_for
+from amct_tensorflow.graph_passes.remedies import advice_for, hint_for
 from amct_tensorflow.graph_passes.workspace import Layer
 from amct_tensorflow.ops import weight_fingerprint
 from amct_tensorflow.record import LayerRecord, LayerRounding
@@ -35,11 +35,13 @@ class Taken:
     Attributes:
         forecasts: of the layers that were calibrated with it, and are not 0 throughout, by name.
         advice: of those of them that lose much, why that is and what would help, in words.
+        hints: what others could gain although they lose little as a whole, in words.
         reasons: why others take nothing, by name.
     """
 
     forecasts: dict[str, Forecast] = dataclasses.field(default_factory=dict)
     advice: dict[str, str] = dataclasses.field(default_factory=dict)
+    hints: dict[str, str] = dataclasses.field(default_factory=dict)
     reasons: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -64,6 +66,8 @@ def take_rounding(
                 taken.forecasts[layer.name] = expected
                 if expected.sqnr < _LEAST_SQNR:
                     taken.advice[layer.name] = advice_for(layer, found, expected)
+                elif (hint := hint_for(layer, found)) is not None:
+                    taken.hints[layer.name] = hint
     return taken
 
 

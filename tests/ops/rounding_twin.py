@@ -110,7 +110,7 @@ def factor_of(moments: Moments, *, noise: float, about_0: bool) -> Factor:
     of_mean = 0 if about_0 else (moments.power - np.diag(moments.covariance)) / moments.count
     diagonal = np.diag(matrix) + of_mean + noise * moments.nonzero
     blind = not diagonal.any()
-    damping = 1.0 if blind else max(1e-3, 4 / moments.count) * diagonal.mean()
+    damping = 1.0 if blind else 4 / moments.count * diagonal.mean()
     order = np.argsort(diagonal, kind="stable")
     shrunk = matrix * (1 - chance_of(matrix, moments.count))
     np.fill_diagonal(shrunk, diagonal + damping)

@@ -2,13 +2,9 @@
 // result still loses by it.
 //
 // The error of a layer's result is e' M e for the error e = w - q of the weights of an output, in units of
-// their scale, and the second moments M of the input. With M = R' R it is |R e|^2. The weights of an output
-// are rounded one after the other, from the last row of the triangle R up: each to the integer next to what
-// makes its own row of R e least, given the errors of those before. That is the method of Frantar et al.
-// (OPTQ / GPTQ, 2022), which pushes errors on through the Cholesky factor of M^-1: the inverse of R, in
-// reverse order. Inputs of the greatest power come first, as there is most left to make up for them then.
-//
-// Where that lets weights saturate, an output's weights become the nearest integers if they lose less.
+// their scale, and the second moments M of the input. Inputs of the greatest power are rounded first, as
+// there is most left to make up for them then (rounding_panel.h). Where that lets weights saturate, an
+// output's weights become the nearest integers if they lose less.
 //
 // M is that of n samples, and they may be few. Off the diagonal it is shrunk by the share of its squares that
 // is their chance, after Ledoit and Wolf (2004), with the variance (m_ii m_jj + m_ij^2) / n that m_ij has for
@@ -100,7 +96,6 @@ class CompensatedRounding {
 
  private:
     static constexpr int64_t kOutputs = 64;  // that are rounded together
-    static constexpr double kDamping = 1e-3;
     static constexpr double kPseudoSamples = 4;
 
     // Of a layer, for each output of a group.
@@ -280,7 +275,7 @@ class CompensatedRounding {
     // Makes R of M; false if it cannot be made, and then R is diagonal.
     bool MakeFactor() {
         const auto shrunk = static_cast<float>(1 - Chance());
-        double damping = std::max(kDamping, kPseudoSamples / samples_) *
+        double damping = kPseudoSamples / samples_ *
                          std::accumulate(diagonal_.begin(), diagonal_.end(), 0.0) /
                          static_cast<double>(size_);
         blind_ = !(damping > 0);

@@ -282,4 +282,5 @@ def test_resnet8(shared, tmp_path):
     model = shared / "data" / "resnet8_cifar10" / "resnet8_cifar10.pb"
     path = quantize(model, "Identity", [images[::12]], tmp_path)
     before, after = (run(load(at), images, "Identity") for at in (model, path))
-    assert top1(after, labels) >= top1(before, labels) - 0.007
+    assert top1(after, labels) >= top1(before, labels) - 0.012  # of single draws 0.1 to 0.8 points, 0.3 in the mean
+    assert np.mean(before.argmax(1) == after.argmax(1)) >= 0.98

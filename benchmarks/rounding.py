@@ -6,7 +6,6 @@ and without are run in turns, after one of each that does not count; times are i
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator
@@ -14,84 +13,71 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from accuracy import CONFIGURATIONS
 from common import SHARED, growth, load_graph, seconds
+from quantizers import Subject, change_weights
 from scale import INPUT, OUTPUT, write_keras_model
 
 import amct_tensorflow as amct
 
 REPEATS = 5
-CONFIGURATIONS = {"nearest": {"weight_rounding": "nearest", "bias_correction": False}, "default": {}}
+WITH, WITHOUT = "ours", "ours, nearest, no correction"
 
 
-class Subject:
-    """A model and a batch to calibrate it with."""
-
-    def __init__(self, path: Path, inputs: str, output: str, batch: np.ndarray) -> None:
-        self.path, self.input, self.output, self.batch = path, inputs, output, batch
-
-    def calibration(self, folder: Path, changes: dict[str, object]) -> Callable[[], object]:
-        """Prepares a calibration and returns the call that runs it."""
-        config, record = folder / "config.json", str(folder / "record.txt")
-        graph = load_graph(self.path)
-        amct.create_quant_config(str(config), graph)
-        config.write_text(json.dumps(json.loads(config.read_text()) | changes))
-        amct.quantize_model(graph, str(config), record)
-        return lambda: amct.calibrate(graph, [self.output], [{self.input: self.batch}])
-
-    def measure(self, folder: Path) -> None:
-        """Prints the figures."""
-        with tf.compat.v1.Session(graph=load_graph(self.path)) as session:
-
-            def run_float() -> object:
-                return session.run(f"{self.output}:0", {f"{self.input}:0": self.batch})
-
-            run_float()
-            times: dict[str, list[float]] = {"float": [], **{name: [] for name in CONFIGURATIONS}}
-            peaks: dict[str, list[float]] = {name: [] for name in CONFIGURATIONS}
-            for repeat in range(REPEATS + 1):
-                times["float"].append(seconds(run_float))
-                for name, changes in CONFIGURATIONS.items():
-                    call = self.calibration(folder, changes)
-                    peaks[name].append(growth(lambda call=call, name=name: times[name].append(seconds(call))))
-                if repeat == 0:
-                    for values in (*times.values(), *peaks.values()):
-                        values.clear()
-        float_batch = statistics.median(times["float"])
-        print(f"a steady float batch {float_batch:.2f} s")
-        for name in CONFIGURATIONS:
-            time, peak = statistics.median(times[name]), statistics.median(peaks[name])
-            print(f"{name}: {time:.2f} s, {time / float_batch:.1f} float batches; peak {peak:.0f} MB")
-        more = statistics.median(
-            with_it - without for without, with_it in zip(times["nearest"], times["default"], strict=True)
-        )
-        ratio = statistics.median(times["default"]) / statistics.median(times["nearest"])
-        print(
-            f"in addition: {more / float_batch:.1f} float batches, "
-            f"{statistics.median(peaks['default']) - statistics.median(peaks['nearest']):.0f} MB; {ratio:.2f} times"
-        )
+def calibration(subject: Subject, batch: np.ndarray, configuration: str) -> Callable[[], object]:
+    """Prepares a calibration and returns the call that runs it."""
+    config, record = subject.folder / "config.json", str(subject.folder / "record.txt")
+    graph = load_graph(subject.model)
+    amct.create_quant_config(str(config), graph)
+    change_weights(config, CONFIGURATIONS[configuration])
+    amct.quantize_model(graph, str(config), record)
+    return lambda: amct.calibrate(graph, [subject.output], [{subject.input: batch}])
 
 
-def subjects(folder: Path) -> Iterator[tuple[str, Subject]]:
-    """Yields the models, each when its turn comes."""
+def measure(subject: Subject, batch: np.ndarray) -> None:
+    """Prints the figures of a model that is calibrated with a batch."""
+    times: dict[str, list[float]] = {"float": [], WITHOUT: [], WITH: []}
+    peaks: dict[str, list[float]] = {WITHOUT: [], WITH: []}
+    with tf.compat.v1.Session(graph=load_graph(subject.model)) as session:
+        for _ in range(REPEATS + 1):
+            feed = {f"{subject.input}:0": batch}
+            times["float"].append(seconds(lambda feed=feed: session.run(f"{subject.output}:0", feed)))
+            for name in peaks:
+                call = calibration(subject, batch, name)
+                peaks[name].append(growth(lambda call=call, name=name: times[name].append(seconds(call))))
+    time = {name: statistics.median(values[1:]) for name, values in times.items()}  # the first is a warm-up
+    peak = {name: statistics.median(values[1:]) for name, values in peaks.items()}
+    print(f"a steady float batch {time['float']:.2f} s")
+    for name in peaks:
+        print(f"{name}: {time[name]:.2f} s, {time[name] / time['float']:.1f} float batches; peak {peak[name]:.0f} MB")
+    more = (time[WITH] - time[WITHOUT]) / time["float"]
+    print(
+        f"in addition: {more:.1f} float batches, {peak[WITH] - peak[WITHOUT]:.0f} MB; "
+        f"{time[WITH] / time[WITHOUT]:.2f} times"
+    )
+
+
+def subjects(folder: Path) -> Iterator[tuple[str, Subject, np.ndarray]]:
+    """Yields the models, each when its turn comes, and a batch to calibrate it with."""
     if (SHARED / "data").exists():
         import real_models
 
         model = real_models.mobilenet_v2()
-        yield "MobileNetV2, 32 images", Subject(model.path, "input", model.output, model.calibration)
+        yield "MobileNetV2, 32 images", Subject(model.path, "input", model.output, folder), model.calibration
     else:
         print("skipped: MobileNetV2, which needs the project's shared data")
     write_keras_model("ResNet152", folder / "resnet.pb", image=224, batch=None)
     images = np.random.default_rng(0).uniform(-1, 1, [8, 224, 224, 3]).astype(np.float32)
-    yield "ResNet152, 8 images", Subject(folder / "resnet.pb", INPUT, OUTPUT, images)
+    yield "ResNet152, 8 images", Subject(folder / "resnet.pb", INPUT, OUTPUT, folder), images
 
 
 def main() -> None:
     """Prints the figures of each model."""
     amct.set_logging_level("error", "error")
     with tempfile.TemporaryDirectory() as scratch:
-        for name, subject in subjects(Path(scratch)):
+        for name, subject, batch in subjects(Path(scratch)):
             print(f"-- {name}")
-            subject.measure(Path(scratch))
+            measure(subject, batch)
 
 
 if __name__ == "__main__":

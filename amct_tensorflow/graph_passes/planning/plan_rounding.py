@@ -97,8 +97,8 @@ def plan_rounding(layers: Iterable[Layer], params: Callable[[str], WeightParams]
     for layer in _too_large(by_input, wanting):
         reasons[layer.name] = "the second moments of its input would be too large"
         del wanting[layer]
+    by_input = [layers for layers in by_input if layers[0] in wanting]
     together = _grouped(wanting, lambda layer: _weights_key(layer, wanting[layer], params(layer.name)))
-    by_input = _grouped(wanting, lambda layer: _input_key(layer, wanting[layer]))
     moments = [InputMoments(of[0].name, of, wanting[of[0]], of[0].row.stencil(of[0].op)) for of in by_input]
     names = {layer: gathered.name for gathered in moments for layer in gathered.layers}
     plans = [_plan(sharing, wanting[sharing[0]], names, params) for sharing in together]
@@ -179,12 +179,13 @@ def _input_key(layer: Layer, layout: WeightLayout) -> Hashable:
 
 def _too_large(by_input: Iterable[list[Layer]], layouts: Mapping[Layer, WeightLayout]) -> list[Layer]:
     """Returns layers that are left out for the moments of the others to fit, in the smallest blocks."""
+    sizes = [(_bytes(layouts[layers[0]], _LEAST_BLOCK), layers) for layers in by_input]
+    sizes.sort(key=lambda item: item[0])
+    total = sum(size for size, _ in sizes)
     left_out: list[Layer] = []
-    by_size = sorted(by_input, key=lambda layers: _bytes(layouts[layers[0]], _LEAST_BLOCK))
-    total = sum(_bytes(layouts[layers[0]], _LEAST_BLOCK) for layers in by_size)
     while total > _MOST_BYTES:
-        layers = by_size.pop()
-        total -= _bytes(layouts[layers[0]], _LEAST_BLOCK)
+        size, layers = sizes.pop()
+        total -= size
         left_out.extend(layers)
     return left_out
 

@@ -162,28 +162,30 @@ void RoundingBook::Restart() {
 }
 
 void RoundingBook::Round(const FindFactors& factors_of, const ParallelFor& parallel_for) {
+    MomentsByName taken;
     std::vector<std::pair<int64_t, std::function<void()>>> tasks;
     for (RoundingPlan& plan : plans_) {
-        if (!plan.weights.empty() && TakeMoments(factors_of, &plan)) {
+        if (!plan.weights.empty() && TakeMoments(factors_of, &taken, &plan)) {
             tasks.emplace_back(CostOf(plan.layout), [&plan] { RoundWeights(&plan); });
         }
     }
-    taken_.clear();
+    taken.clear();  // so that each goes when the last plan that wants it is done
     RunTasks(std::move(tasks), parallel_for);
 }
 
-// Whether a layer has come to its end that had not before.
-bool RoundingBook::TakeMoments(const FindFactors& factors_of, RoundingPlan* plan) {
+// Whether a layer has come to its end that had not before. `taken` has the moments that were asked for: plans
+// share them.
+bool RoundingBook::TakeMoments(const FindFactors& factors_of, MomentsByName* taken, RoundingPlan* plan) {
     bool found = false;
     for (PlannedLayer& layer : plan->layers) {
         const std::optional<InputFactors> factors = factors_of(layer.name);
         if (layer.result.has_value() || !factors.has_value()) {
             continue;
         }
-        if (taken_.count(layer.moments) == 0) {
-            taken_[layer.moments] = Moments(layer.moments)->Take();
+        if (taken->count(layer.moments) == 0) {
+            (*taken)[layer.moments] = Moments(layer.moments)->Take();
         }
-        const std::shared_ptr<const SecondMoments>& inputs = taken_[layer.moments];
+        const std::shared_ptr<const SecondMoments>& inputs = (*taken)[layer.moments];
         if (inputs != nullptr && Fits(*inputs, plan->layout)) {
             layer.inputs = inputs;
             layer.noise = factors->scale * factors->scale / 12;

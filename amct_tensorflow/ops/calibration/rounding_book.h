@@ -94,11 +94,12 @@ class RoundingBook {
     std::string Content(const std::vector<std::string>& layers, const FindFactors& factors_of) const;
 
  private:
-    bool TakeMoments(const FindFactors& factors_of, RoundingPlan* plan);
+    using MomentsByName = std::map<std::string, std::shared_ptr<const SecondMoments>>;
+
+    bool TakeMoments(const FindFactors& factors_of, MomentsByName* taken, RoundingPlan* plan);
 
     std::vector<RoundingPlan> plans_;
     std::map<std::string, std::shared_ptr<MomentsState>> moments_;
-    std::map<std::string, std::shared_ptr<const SecondMoments>> taken_;  // of these, while plans are rounded
 };
 
 }  // namespace amct

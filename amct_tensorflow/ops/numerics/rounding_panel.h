@@ -137,7 +137,7 @@ class RoundedPanel {
     const int64_t count_;
     std::vector<int64_t> outputs_;
     std::vector<float> weights_;
-    std::vector<float> errors_;  // likewise
+    std::vector<float> errors_;  // [size, outputs], as the weights
     std::vector<double> lost_;
     std::vector<float> beyond_;  // by how much a weight was to be beyond the integers
 };

@@ -5,6 +5,7 @@ Importing it registers the deployment ops, so that a quantized .pb loads with ``
 
 from amct_tensorflow._version import __version__
 from amct_tensorflow.errors import AmctError
+from amct_tensorflow.export.to_onnx import export_onnx
 from amct_tensorflow.load import load_graph
 from amct_tensorflow.log import LOGGER, set_logging_level
 from amct_tensorflow.ops import set_log_sink
@@ -23,6 +24,7 @@ __all__ = [
     "convert_model",
     "convert_qat_model",
     "create_quant_config",
+    "export_onnx",
     "load_graph",
     "quantize_model",
     "quantize_preprocess",

@@ -1,0 +1,107 @@
+"""From TensorFlow to ONNX with tf2onnx: everything but the integer weights, which the ONNX graph gets as inputs.
+
+tf2onnx would fold int8 constants and lose their scale. As inputs they come through with all that is done to them, a
+Transpose or Reshape, standing in the graph; `onnx_weights` then puts the integers in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import tensorflow as tf
+from onnx import version_converter
+from tf2onnx import constants, convert, utils
+
+from amct_tensorflow.errors import AmctRuntimeError, AmctValueError, reason_of
+from amct_tensorflow.graph.model_file import GraphDef
+
+NEWEST_OPSET = onnx.defs.onnx_opset_version()
+
+_NEWEST_OF_TF2ONNX = max(constants.OPSET_TO_IR_VERSION)
+_UINT8_ZERO = 128  # where int8 has its 0: x86 has faster kernels for uint8 activations
+_MOST_SHOWN = 5
+
+
+def to_onnx(graph_def: GraphDef, inputs: Sequence[str], outputs: Sequence[str], opset: int) -> ir.Model:
+    """Returns the ONNX model of a graph in which AscendQuant stands for rounding to int8 and back.
+
+    Args:
+        graph_def: the graph.
+        inputs: names of the placeholders.
+        outputs: names of tensors, ``op:0``.
+        opset: of the model, from 13 on.
+
+    Raises:
+        AmctValueError: ONNX cannot express some op; names it.
+        AmctRuntimeError: tf2onnx fails.
+    """
+    tensors = [f"{name}:0" for name in inputs]
+    try:
+        with _silence():
+            proto, _ = convert.from_graph_def(
+                graph_def,
+                name="amct_tensorflow",
+                input_names=tensors,
+                output_names=list(outputs),
+                opset=min(opset, _NEWEST_OF_TF2ONNX),
+                custom_op_handlers={"AscendQuant": (_quantize_and_dequantize, [])},
+                tensors_to_rename={tensor: tensor.removesuffix(":0") for tensor in (*tensors, *outputs)},
+            )
+    except Exception as error:  # tf2onnx raises what it comes across
+        raise AmctRuntimeError(f"tf2onnx cannot convert the model: {reason_of(error)}") from error
+    _refuse_unknown(proto)
+    if opset > _NEWEST_OF_TF2ONNX:
+        proto = version_converter.convert_version(proto, opset)
+    return ir.from_proto(proto)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keeps tf2onnx from printing: what it cannot convert is told in an error of ours."""
+    loggers = [logging.getLogger("tf2onnx"), tf.get_logger()]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _quantize_and_dequantize(context: Any, node: Any, name: str, _: Any) -> None:
+    """Puts QuantizeLinear and DequantizeLinear in the place of an AscendQuant; called by tf2onnx."""
+    scale_d, offset_d = 1 / np.float32(node.attr["scale"].f), node.attr["offset"].f
+    scale = context.make_const(utils.make_name(name), np.array(scale_d, np.float32))
+    zero_point = context.make_const(utils.make_name(name), np.array(offset_d + _UINT8_ZERO, np.uint8))
+    tensor, shape, factors = node.input[0], context.get_shape(node.input[0]), [scale.output[0], zero_point.output[0]]
+    for op_type, dtype in (("QuantizeLinear", onnx.TensorProto.UINT8), ("DequantizeLinear", onnx.TensorProto.FLOAT)):
+        made = context.make_node(op_type, [tensor, *factors], shapes=[shape], dtypes=[dtype], op_name_scope=name)
+        tensor = made.output[0]
+    context.replace_all_inputs(node.output[0], tensor)
+    context.remove_node(name)
+
+
+def _refuse_unknown(model: onnx.ModelProto) -> None:
+    """Raises `AmctValueError` for the TensorFlow ops that are left."""
+    left = [f"{node.op_type} {node.name}" for node in _nodes(model.graph) if not onnx.defs.has(node.op_type)]
+    if left:
+        more = f" and {len(left) - _MOST_SHOWN} more" if len(left) > _MOST_SHOWN else ""
+        raise AmctValueError(
+            f"ONNX cannot express {', '.join(left[:_MOST_SHOWN])}{more}: name outputs in front of it, and compute the "
+            "rest outside of the model"
+        )
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for subgraph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from _nodes(subgraph)

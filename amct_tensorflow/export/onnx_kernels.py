@@ -1,0 +1,35 @@
+"""Which nodes of an ONNX model with QuantizeLinear and DequantizeLinear onnxruntime computes in int8.
+
+It makes one integer kernel of a node, the DequantizeLinears before and the QuantizeLinear behind it. Products of
+matrices can also put out floats; all else stays float where no QuantizeLinear follows.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from amct_tensorflow.export.onnx_edit import is_dequantized
+
+_MAY_PUT_OUT_FLOATS = ("MatMul", "Gemm")
+_WITHOUT_KERNEL = ("ConvTranspose",)
+
+
+def reason_against_int8(node: ir.Node | None) -> str | None:
+    """Returns why the node of a layer is computed in float, in words, or None."""
+    if node is None:
+        return "nothing of it is left in the ONNX graph"
+    if node.op_type in _WITHOUT_KERNEL:
+        return f"onnxruntime has no int8 kernel for {node.op_type}"
+    if not all(is_dequantized(value) for value in node.inputs[:2]):
+        return "its inputs are not all quantized"
+    if node.op_type in _MAY_PUT_OUT_FLOATS:
+        return None
+    if node.outputs[0].is_graph_output():
+        return "its result is an output, and not quantized"
+    users = node.outputs[0].consumers()
+    in_float = [user for user in users if user.op_type != "QuantizeLinear"]
+    if in_float:
+        return f"its result goes to {in_float[0].op_type} {in_float[0].name}, which is not quantized"
+    if len(users) > 1:
+        return f"its result goes to {len(users)} quantizers of different factors"
+    return None

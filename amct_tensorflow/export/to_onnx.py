@@ -1,0 +1,128 @@
+"""The job export_onnx."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tensorflow as tf
+
+from amct_tensorflow._version import __version__
+from amct_tensorflow.arguments import check_types
+from amct_tensorflow.errors import AmctValueError
+from amct_tensorflow.export.kernels import ExportedLayer, ExportReport, log_layers
+from amct_tensorflow.export.quantized_model import QuantizedModel, require
+from amct_tensorflow.files import warn_if_exists, write_files
+from amct_tensorflow.graph.model_file import extract
+from amct_tensorflow.graph.sources import MODEL_TYPES, ModelSource
+from amct_tensorflow.graph_passes.performing.restore_reals import restore_reals
+from amct_tensorflow.graph_passes.planning.find_deployed import DeployedLayer, IntegerWeights
+from amct_tensorflow.log import LOGGER
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+_MODULE = "export_onnx"
+_OLDEST_OPSET, _DEFAULT_OPSET = 13, 17  # scales of channels came with 13
+_SUFFIX = ".onnx"
+_LARGEST_FILE = 2**31 - 2**20  # what a protobuf message can hold, but for the nodes
+
+
+@check_types(quantized_pb=MODEL_TYPES, save_path=str, opset=int)
+def export_onnx(
+    quantized_pb: ModelSource, save_path: str, outputs: list[str] | None = None, opset: int = _DEFAULT_OPSET
+) -> ExportReport:
+    """Writes an int8 model as ONNX, with QuantizeLinear and DequantizeLinear nodes, for onnxruntime and its like.
+
+    The factors, integer weights and biases are those of the .pb; activations are uint8 with zero point offset_d + 128.
+    The shifts N of the chip are not there. What the runtime has no int8 kernel for computes in float.
+
+    Args:
+        quantized_pb: the int8 model that save_model or one of the convert jobs wrote.
+        save_path: the file to write; ``.onnx`` is added where it is missing. Weights that do not fit into a file of
+            2 GB go to ``<save_path>.data``.
+        outputs: names of its output ops, ``op``, or of their outputs, ``op:1``; by default all that nothing consumes.
+            In the file, inputs and outputs are called like their ops, ``op``, those behind the first ``op:1``.
+        opset: the version of ONNX's operators, 13 to what the installed onnx knows.
+
+    Returns:
+        The layers, and which of them onnxruntime computes in int8.
+
+    Raises:
+        AmctTypeError, AmctValueError: an argument cannot be used, the model is not an int8 model of this version, or
+            ONNX cannot express it.
+        AmctRuntimeError: the extra ``onnx`` is not installed, or the file cannot be written. Nothing is written then.
+    """
+    require("onnx", "onnx", "onnx_ir", "tf2onnx")
+    from amct_tensorflow.export.from_tensorflow import NEWEST_OPSET
+
+    if not _OLDEST_OPSET <= opset <= NEWEST_OPSET:
+        raise AmctValueError(
+            f"opset is {opset}, but must be {_OLDEST_OPSET} to {NEWEST_OPSET}, the newest that the installed onnx knows"
+        )
+    if os.path.basename(save_path) in ("", _SUFFIX):
+        raise AmctValueError(f"save_path '{save_path}' has no file name: give the path of the file to write")
+    path = save_path if save_path.endswith(_SUFFIX) else save_path + _SUFFIX
+    model = QuantizedModel.load(quantized_pb, outputs)
+    exported, layers = _convert(model, opset)
+    files = _write(exported, path)
+    log_layers(layers, "onnxruntime", _MODULE)
+    LOGGER.push_info_message(f"The model is saved in <{path}>", _MODULE)
+    names = [[str(value.name) for value in values] for values in (exported.graph.inputs, exported.graph.outputs)]
+    return ExportReport(tuple(files), tuple(layers), *map(tuple, names))
+
+
+def _convert(model: QuantizedModel, opset: int) -> tuple[ir.Model, list[ExportedLayer]]:
+    """Returns the ONNX model and what becomes of the layers."""
+    import onnx_ir.passes.common as passes
+
+    from amct_tensorflow.export.from_tensorflow import to_onnx
+    from amct_tensorflow.export.onnx_clips import absorb_clips
+    from amct_tensorflow.export.onnx_kernels import reason_against_int8
+    from amct_tensorflow.export.onnx_weights import put_weights
+
+    weights: dict[str, IntegerWeights] = {}
+
+    def stand_in(layer: DeployedLayer) -> tf.Tensor:
+        integers = layer.integers()
+        made = tf.compat.v1.placeholder(tf.float32, integers.values.shape, name=f"{layer.name}/weights")
+        weights[made.op.name] = integers
+        return made
+
+    names = [tensor.name for tensor in model.outputs]
+    moved = restore_reals(model.graph, model.layers, stand_in)
+    graph_def = extract(model.graph, names, moved, {})
+    inputs = [tensor.op.name for tensor in model.inputs]
+    exported = to_onnx(graph_def, [*inputs, *weights], names, opset)
+    values = put_weights(exported.graph, weights)
+    absorb_clips(exported.graph)
+    exported.graph.sort()
+    for clean in (passes.RemoveUnusedNodesPass(), passes.DeduplicateInitializersPass()):
+        clean(exported)
+    exported.producer_name, exported.producer_version = "amct_tensorflow", __version__
+    exported.graph.name = os.path.basename(model.name)
+    named = {str(node.name): node for node in exported.graph}
+    layers = []
+    for layer in model.layers:
+        value = values.get(f"{layer.name}/weights")
+        node = named.get(layer.name) if value is None else next(iter(value.consumers()), None)
+        layers.append(ExportedLayer(layer.name, layer.op.type, reason_against_int8(node)))
+    return exported, layers
+
+
+def _write(model: ir.Model, path: str) -> list[str]:
+    """Writes the model, in two files where one cannot hold it, and returns their paths."""
+    import onnx_ir as ir
+
+    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
+    paths = [path] if size < _LARGEST_FILE else [path, f"{path}.data"]
+    with tempfile.TemporaryDirectory() as folder:
+        made = [os.path.join(folder, os.path.basename(name)) for name in paths]
+        ir.save(model, made[0], external_data=os.path.basename(made[1]) if len(made) > 1 else None)
+        for name in paths:
+            warn_if_exists(name, _MODULE)
+        contents = {name: Path(file).read_bytes() for name, file in zip(paths, made, strict=True)}
+    write_files(contents, kind="ONNX model")
+    return paths

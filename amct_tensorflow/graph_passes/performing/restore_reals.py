@@ -1,0 +1,41 @@
+"""Performing: a deployed graph computes in the units of the float model, for runtimes with kernels of their own.
+
+    AscendWeightQuant(w)               ->  w * scale_w, as the caller makes it
+    BiasAdd(y, b)                      ->  BiasAdd(y, b * scale_d * scale_w)
+    AscendDequant, AscendAntiQuant     ->  what they are fed
+    AscendQuant                        ->  stays, and now means: rounded to int8, and turned into reals again
+
+Between an AscendQuant and the AscendDequant or AscendAntiQuant behind it there is nothing but a layer, which is linear:
+so reals go in and come out. The shifts N are gone, since whoever computes in reals does not have them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import tensorflow as tf
+
+from amct_tensorflow.graph.edit import at_root, replace_uses, set_input
+from amct_tensorflow.graph_passes.planning.find_deployed import DeployedLayer
+
+_DROPPED = ("AscendDequant", "AscendAntiQuant")
+
+
+def restore_reals(
+    graph: tf.Graph, layers: Sequence[DeployedLayer], make_weights: Callable[[DeployedLayer], tf.Tensor]
+) -> dict[str, tf.Tensor]:
+    """Runs the pass.
+
+    Returns:
+        What is in the place of ops that were dropped, by their names.
+    """
+    for layer in layers:
+        with at_root(graph):
+            if layer.row.weight_input is not None:
+                set_input(layer.op, layer.row.weight_input, make_weights(layer))
+            if layer.bias_add is not None:
+                set_input(layer.bias_add, 1, tf.constant(layer.bias(), name=f"{layer.bias_add.name}/bias"))
+    dropped = [op for op in graph.get_operations() if op.type in _DROPPED]
+    for op in dropped:
+        replace_uses(op.outputs[0], op.inputs[0])
+    return {op.name: op.inputs[0] for op in dropped}

@@ -1,0 +1,140 @@
+"""Planning: what a deployed graph says of its layers, for passes that turn it into something else.
+
+This reads what deploy_activations.py, deploy_parameters.py and deploy_results.py write: an AscendQuant right before
+each input that carries activations, int8 constants behind an AscendWeightQuant, a constant of integers in the BiasAdd,
+and scale_d * scale_w in the words of the AscendDequant behind it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Container
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from amct_tensorflow.errors import AmctValueError
+from amct_tensorflow.graph.constants import constant_value
+from amct_tensorflow.graph_passes.performing.deploy_results import unpack_deq_scale
+from amct_tensorflow.graph_passes.workspace import FloatArray
+from amct_tensorflow.layers import TABLE, OpType
+
+
+@dataclasses.dataclass(frozen=True)
+class IntegerWeights:
+    """The weights of a layer.
+
+    Attributes:
+        values: int8, as the op has them.
+        scale: what a step of them is; of their rank, with sizes of 1 but along the axes of the channels that have
+            scales of their own.
+    """
+
+    values: npt.NDArray[np.int8]
+    scale: FloatArray
+
+    def in_reals(self) -> FloatArray:
+        """Returns them in the units of the float model."""
+        return self.values * self.scale
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DeployedLayer:
+    """A layer of a deployed graph.
+
+    Attributes:
+        op: what computes it; it has the name of the layer.
+        row: its op type.
+        quants: the AscendQuants of its activations.
+        weight_quant: the AscendWeightQuant of its weights; None for op types without.
+        bias_add: adds its bias; None without.
+        dequant: its AscendDequant.
+        scales: what a step of its result is: one value, or one per channel.
+    """
+
+    op: tf.Operation
+    row: OpType
+    quants: tuple[tf.Operation, ...]
+    weight_quant: tf.Operation | None
+    bias_add: tf.Operation | None
+    dequant: tf.Operation
+    scales: FloatArray
+
+    @property
+    def name(self) -> str:
+        """The layer's name."""
+        return self.op.name
+
+    def integers(self) -> IntegerWeights:
+        """Returns the weights of a layer that has some.
+
+        Raises:
+            AmctValueError: they are no int8 constant, or have an offset.
+        """
+        assert self.weight_quant is not None
+        values, offset = map(constant_value, self.weight_quant.inputs)
+        if values is None or values.dtype != np.int8 or offset is None or offset.any():
+            raise _unknown_form(self.name, "has weights that are no int8 constant without offset")
+        scale = np.asarray(self.scales / scale_of(self.quants[0]), np.float32)
+        shape = offset.shape if scale.size > 1 else [1] * values.ndim
+        if scale.size not in (1, offset.size) or len(shape) != values.ndim:
+            raise _unknown_form(self.name, f"has {scale.size} scales for weights of the shape {list(values.shape)}")
+        return IntegerWeights(values, scale.reshape(shape))
+
+    def bias(self) -> FloatArray:
+        """Returns the bias of a layer that has one, in the units of the float model.
+
+        Raises:
+            AmctValueError: it is no constant.
+        """
+        assert self.bias_add is not None
+        integers = constant_value(self.bias_add.inputs[1])
+        if integers is None:
+            raise _unknown_form(self.name, "has a bias that is no constant")
+        return (integers.astype(np.float64) * self.scales).astype(np.float32)
+
+
+def scale_of(quant: tf.Operation) -> np.float32:
+    """Returns scale_d of an AscendQuant, which holds its inverse."""
+    return np.float32(1.0) / np.float32(quant.get_attr("scale"))
+
+
+def offset_of(quant: tf.Operation) -> int:
+    """Returns offset_d of an AscendQuant."""
+    return int(quant.get_attr("offset"))
+
+
+def find_deployed(graph: tf.Graph, needed: Container[str]) -> list[DeployedLayer]:
+    """Returns the layers of a deployed graph that are `needed`, by the names of their ops, in graph order.
+
+    Raises:
+        AmctValueError: the graph has an AscendDequant that is not behind a layer as this package writes it.
+    """
+    return [_layer_before(op) for op in graph.get_operations() if op.type == "AscendDequant" and op.name in needed]
+
+
+def _layer_before(dequant: tf.Operation) -> DeployedLayer:
+    op, bias_add = dequant.inputs[0].op, None
+    if op.type == "BiasAdd":
+        op, bias_add = op.inputs[0].op, op
+    row = TABLE.get(op.type)
+    if row is None:
+        raise _unknown_form(dequant.name, f"is an AscendDequant behind {op.type} {op.name}")
+    row = row.of(op)
+    inputs = [op.inputs[index].op for _, index in row.activations(op.name)]
+    weight_quant = op.inputs[row.weight_input].op if row.weight_input is not None else None
+    if weight_quant is not None and weight_quant.type != "AscendWeightQuant":
+        raise _unknown_form(op.name, "has no AscendWeightQuant behind its weights")
+    if any(before.type != "AscendQuant" for before in inputs):
+        raise _unknown_form(op.name, "has no AscendQuant in front of it")
+    words = constant_value(dequant.inputs[1])
+    if words is None:
+        raise _unknown_form(op.name, "has a deq_scale that is no constant")
+    return DeployedLayer(op, row, tuple(inputs), weight_quant, bias_add, dequant, unpack_deq_scale(words.reshape(-1)))
+
+
+def _unknown_form(name: str, what: str) -> AmctValueError:
+    return AmctValueError(
+        f"{name} {what}, which this version does not write: quantize the float model again with this version"
+    )

@@ -22,6 +22,7 @@ def default_config(
     skip_layers: Sequence[str] | None = None,
     batch_num: int = 1,
     activation_offset: bool = True,
+    target: str = fields.ASCEND,
 ) -> QuantConfig:
     """Returns the configuration that quantizes every layer but `skip_layers`, with default parameters.
 
@@ -32,12 +33,13 @@ def default_config(
         skip_layers: layers to leave out.
         batch_num: number of batches that the calibration will see.
         activation_offset: whether activations are quantized asymmetrically.
+        target: what will run the int8 model.
 
     Raises:
         AmctTypeError: an argument has the wrong type.
         AmctValueError: an argument is out of range, or no layer is left to quantize.
     """
-    given = {"batch_num": batch_num, "activation_offset": activation_offset}
+    given = {"batch_num": batch_num, "target": target, "activation_offset": activation_offset}
     settings = check_object(fields.GLOBAL, given, where=_WHERE)
     skipped = check_value(Field("skip_layers", STRINGS), [] if skip_layers is None else skip_layers, where=_WHERE)
     return quant_config(

@@ -1,7 +1,7 @@
 """The fields of config.json, in the order in which they are written.
 
-Source: vendor documentation of config.json (quantization configuration file); `shift_n`, `weight_rounding` and
-`bias_correction` are our own.
+Source: vendor documentation of config.json (quantization configuration file); `target`, `shift_n`, `weight_rounding`
+and `bias_correction` are our own.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ from amct_tensorflow.config.schema import (
 )
 
 _INT32_LARGEST = 2**31 - 1
+
+# What will run the int8 model.
+ASCEND, ONNXRUNTIME = "ascend", "onnxruntime"
 
 _PERCENTILE = Rule("greater than 0.5 and at most 1", lambda value: 0.5 < value <= 1)
 _SEARCH_RANGE = Rule(
@@ -80,6 +83,7 @@ GLOBAL = Schema(
             Rule(f"greater than zero and at most {_INT32_LARGEST}", lambda value: 0 < value <= _INT32_LARGEST),
             default=1,
         ),
+        Field("target", STRING, one_of(ASCEND, ONNXRUNTIME), default=ASCEND),
         Field("activation_offset", BOOL, default=True),
         Field("joint_quant", BOOL, default=False),
         Field("shift_n", BOOL, default=True),

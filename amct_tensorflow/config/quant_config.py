@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from amct_tensorflow.config.fields import ASCEND, ONNXRUNTIME
+
 
 @dataclass(frozen=True)
 class LayerTraits:
@@ -100,6 +102,7 @@ class QuantConfig:
 
     version: int
     batch_num: int
+    target: str
     activation_offset: bool
     joint_quant: bool
     shift_n: bool
@@ -109,6 +112,19 @@ class QuantConfig:
     skip_fusion_layers: tuple[str, ...]
     tensor_quantize: tuple[TensorConfig, ...]
     layers: dict[str, LayerConfig]
+
+    @property
+    def searches_shifts(self) -> bool:
+        """Whether SearchN looks for a shift of each layer's result; only the chip has shifts."""
+        return self.shift_n and self.target == ASCEND
+
+    @property
+    def quantizes_results(self) -> bool:
+        """Whether the results of convolutions that meet in an Add are quantized, too.
+
+        onnxruntime makes an integer kernel of a convolution only where integers come out.
+        """
+        return self.target == ONNXRUNTIME
 
     def weights_of(self, layer: str) -> WeightParams:
         """Returns how the weights of a layer are quantized that has some."""

@@ -41,7 +41,9 @@ def add_dequantized(graph: ir.Graph, integers: npt.NDArray, scale: npt.NDArray, 
     zero_points = add_constant(graph, np.zeros(scale.shape, integers.dtype), f"{name}/zero_point")
     quantized = add_constant(graph, integers, f"{name}/{integers.dtype}")
     along = axis if scale.ndim else None
-    return add_node(graph, "DequantizeLinear", [quantized, scales, zero_points], f"{name}/dequantized", along)
+    made = add_node(graph, "DequantizeLinear", [quantized, scales, zero_points], f"{name}/dequantized", along)
+    made.dtype, made.shape = ir.DataType.FLOAT, ir.Shape(integers.shape)
+    return made
 
 
 def is_dequantized(value: ir.Value | None) -> bool:
@@ -61,6 +63,7 @@ def scale_of(value: ir.Value | None) -> npt.NDArray[np.float32]:
 
 def replace(old: ir.Value, new: ir.Value) -> None:
     """Puts a value in the place of another one; where that is an output of the graph, it takes its name."""
+    new.type, new.shape = old.type, old.shape
     if old.is_graph_output():
         old.name, new.name = f"{old.name}/replaced", old.name
     ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from amct_tensorflow.export.onnx_edit import is_dequantized
 
 _MAY_PUT_OUT_FLOATS = ("MatMul", "Gemm")
+_MOVERS = ("Reshape", "Transpose", "Squeeze", "Unsqueeze")
 _WITHOUT_KERNEL = ("ConvTranspose",)
 
 
@@ -24,12 +25,21 @@ def reason_against_int8(node: ir.Node | None) -> str | None:
         return "its inputs are not all quantized"
     if node.op_type in _MAY_PUT_OUT_FLOATS:
         return None
-    if node.outputs[0].is_graph_output():
-        return "its result is an output, and not quantized"
     users = node.outputs[0].consumers()
-    in_float = [user for user in users if user.op_type != "QuantizeLinear"]
-    if in_float:
-        return f"its result goes to {in_float[0].op_type} {in_float[0].name}, which is not quantized"
-    if len(users) > 1:
-        return f"its result goes to {len(users)} quantizers of different factors"
+    if len(users) == 1 and users[0].op_type == "QuantizeLinear":
+        return None
+    return _float_reader(node.outputs[0]) or f"its result goes to {len(users)} quantizers of different factors"
+
+
+def _float_reader(value: ir.Value) -> str | None:
+    """Returns what needs a value in float, in words, or None."""
+    if value.is_graph_output():
+        return "its result is an output, and not quantized"
+    for user in value.consumers():
+        if user.op_type in _MOVERS:
+            reader = _float_reader(user.outputs[0])
+            if reader is not None:
+                return reader
+        elif user.op_type != "QuantizeLinear":
+            return f"its result goes to {user.op_type} {user.name}, which is not quantized"
     return None

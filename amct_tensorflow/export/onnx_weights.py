@@ -45,7 +45,7 @@ def put_weights(graph: ir.Graph, weights: Mapping[str, IntegerWeights]) -> dict[
     made: dict[str, ir.Value] = {}
     for value in [value for value in graph.inputs if value.name in weights]:
         name = str(value.name)
-        made[name] = _put(graph, value, weights[name])
+        made[name] = _put(graph, value, weights[name], name)
         graph.inputs.remove(value)
     for node in list(graph):
         if node.op_type == "MatMul":
@@ -56,14 +56,14 @@ def put_weights(graph: ir.Graph, weights: Mapping[str, IntegerWeights]) -> dict[
     return made
 
 
-def _put(graph: ir.Graph, value: ir.Value, weights: IntegerWeights) -> ir.Value:
+def _put(graph: ir.Graph, value: ir.Value, weights: IntegerWeights, name: str) -> ir.Value:
     """Replaces a value that stands for the weights of a layer, and returns what the layer reads now."""
     [(node, index)] = value.uses()
     if node.op_type in _MOVERS and index == 0:
-        made = _put(graph, node.outputs[0], _moved(graph, node, weights))
+        made = _put(graph, node.outputs[0], _moved(graph, node, weights), name)
         graph.remove(node, safe=True)
         return made
-    made = _constant(graph, weights, str(value.name))
+    made = _constant(graph, weights, name)
     node.replace_input_with(index, made)
     return made
 

@@ -79,8 +79,8 @@ def _convert(model: QuantizedModel, opset: int) -> tuple[ir.Model, list[Exported
     import onnx_ir.passes.common as passes
 
     from amct_tensorflow.export.from_tensorflow import to_onnx
-    from amct_tensorflow.export.onnx_clips import absorb_clips
     from amct_tensorflow.export.onnx_kernels import reason_against_int8
+    from amct_tensorflow.export.onnx_quantizers import move_quantizers_up
     from amct_tensorflow.export.onnx_weights import put_weights
 
     weights: dict[str, IntegerWeights] = {}
@@ -96,8 +96,9 @@ def _convert(model: QuantizedModel, opset: int) -> tuple[ir.Model, list[Exported
     graph_def = extract(model.graph, names, moved, {})
     inputs = [tensor.op.name for tensor in model.inputs]
     exported = to_onnx(graph_def, [*inputs, *weights], names, opset)
+    passes.ShapeInferencePass()(exported)  # tf2onnx moves nodes and forgets their shapes
     values = put_weights(exported.graph, weights)
-    absorb_clips(exported.graph)
+    move_quantizers_up(exported.graph)
     exported.graph.sort()
     for clean in (passes.RemoveUnusedNodesPass(), passes.DeduplicateInitializersPass()):
         clean(exported)

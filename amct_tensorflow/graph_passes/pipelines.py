@@ -40,7 +40,7 @@ from amct_tensorflow.graph_passes.planning.absorb_batch_norm import absorb_batch
 from amct_tensorflow.graph_passes.planning.absorb_bias import absorb_bias
 from amct_tensorflow.graph_passes.planning.absorb_multiply import absorb_multiply
 from amct_tensorflow.graph_passes.planning.front import Front
-from amct_tensorflow.graph_passes.planning.join_additions import join_additions
+from amct_tensorflow.graph_passes.planning.join_additions import join_additions, quantize_additions
 from amct_tensorflow.graph_passes.planning.join_layers import join_layers
 from amct_tensorflow.graph_passes.planning.match_record import belongs_to_unfused, check_fit, check_own_scales
 from amct_tensorflow.graph_passes.planning.pass_movers import pass_mover
@@ -112,8 +112,11 @@ def plan_calibration(workspace: Workspace, config: QuantConfig, needed: Containe
     plan_own_fusions(workspace)
     balance_weights(workspace.layers)  # those with their batch norm, whose scales are found next
     find_weight_scales(workspace)
+    around = Surroundings.of(workspace.graph)
     if config.joint_quant:
-        workspace.joint = join_additions(workspace, Surroundings.of(workspace.graph), needed)
+        workspace.joint = join_additions(workspace, around, needed)
+    if config.quantizes_results:
+        quantize_additions(workspace, around, needed)
     return plan_rounding(workspace.layers, config.weights_of)
 
 
@@ -127,7 +130,7 @@ def perform_calibration(workspace: Workspace, config: QuantConfig, book: RecordB
         workspace, book, config.batch_num, _activation_params(workspace, config), workspace.joint
     )
     gather_moments(workspace, book, config.batch_num, rounding)
-    if config.shift_n:
+    if config.searches_shifts:
         insert_search_n(workspace, book, config.batch_num, scales)
     hold_outputs(workspace)  # needs the final result of each layer
 

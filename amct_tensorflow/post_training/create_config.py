@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from amct_tensorflow.arguments import check_file_path, check_types
 from amct_tensorflow.config import QuantConfig, default_config, simplified_config, write_config
+from amct_tensorflow.config.fields import ASCEND
 from amct_tensorflow.errors import AmctValueError
 from amct_tensorflow.files import warn_if_exists
 from amct_tensorflow.inventory import Inventory
@@ -24,6 +25,7 @@ _MODULE = "create_quant_config"
     batch_num=int,
     activation_offset=bool,
     config_defination=str,
+    target=str,
 )
 def create_quant_config(
     config_file: str,
@@ -32,6 +34,7 @@ def create_quant_config(
     batch_num: int = 1,
     activation_offset: bool = True,
     config_defination: str | None = None,
+    target: str = ASCEND,
 ) -> None:
     """Writes the quantization configuration of a graph, with an entry for every quantizable layer.
 
@@ -42,8 +45,10 @@ def create_quant_config(
         batch_num: number of calibration runs, above 0. batch_num times the batch size should be 16 to 32 images.
         activation_offset: whether activations are quantized asymmetrically.
         config_defination: path of a simplified configuration, protobuf text of the message AMCTConfig in
-            proto/calibration_config_tf.proto. It says everything, so skip_layers, batch_num and activation_offset
-            are ignored beside it.
+            proto/calibration_config_tf.proto. It says everything, so skip_layers, batch_num, activation_offset and
+            target are ignored beside it.
+        target: what will run the int8 model: ``ascend``, or ``onnxruntime``, for which the inputs of the additions
+            behind convolutions are quantized, too, and no shifts are searched.
 
     Raises:
         AmctTypeError: an argument has the wrong type.
@@ -62,9 +67,16 @@ def create_quant_config(
             skip_layers=skip_layers,
             batch_num=batch_num,
             activation_offset=activation_offset,
+            target=target,
         )
     else:
-        _check_beside_simplified(config_defination, config_file, skip_layers, batch_num, activation_offset)
+        changed = {
+            "skip_layers": bool(skip_layers),
+            "batch_num": batch_num != 1,
+            "activation_offset": not activation_offset,
+            "target": target != ASCEND,
+        }
+        _check_beside_simplified(config_defination, config_file, [name for name, is_set in changed.items() if is_set])
         config = simplified_config_of(inventory, config_defination)
     warn_if_exists(config_file, _MODULE)
     write_config(config_file, config)
@@ -86,9 +98,7 @@ def simplified_config_of(inventory: Inventory, config_defination: str) -> QuantC
     )
 
 
-def _check_beside_simplified(
-    config_defination: str, config_file: str, skip_layers: list[str] | None, batch_num: int, activation_offset: bool
-) -> None:
+def _check_beside_simplified(config_defination: str, config_file: str, ignored: list[str]) -> None:
     """Checks the other arguments that are given with a simplified configuration."""
     check_file_path(config_defination, "config_defination")
     if os.path.realpath(config_defination) == os.path.realpath(config_file):
@@ -96,12 +106,6 @@ def _check_beside_simplified(
             f"config_defination and config_file are both {config_file}: config.json would overwrite it, "
             "give another config_file"
         )
-    changed = {
-        "skip_layers": bool(skip_layers),
-        "batch_num": batch_num != 1,
-        "activation_offset": not activation_offset,
-    }
-    ignored = [name for name, is_changed in changed.items() if is_changed]
     if ignored:
         LOGGER.push_warning_message(
             f"{', '.join(ignored)}: ignored beside config_defination; set it in {config_defination}",

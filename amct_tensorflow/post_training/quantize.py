@@ -138,9 +138,9 @@ def _open_record(record_file: str, workspace: Workspace, config: QuantConfig, ro
             layer.name,
             scale_w=layer.scale_w if isinstance(layer.weights, np.ndarray) else None,
             wants_weights=layer.row.has_weights,
-            wants_shift=layer.wants_shift and config.shift_n,
+            wants_shift=layer.wants_shift and config.searches_shifts,
             # Other layers have shifts, so this one has, too: 0, which passes the whole int32 on.
-            zero_shifts=_factors(layer) if config.shift_n and layer.row.shifts and not layer.wants_shift else 0,
+            zero_shifts=_factors(layer) if config.searches_shifts and layer.row.shifts and not layer.wants_shift else 0,
             # save_model must not fold what was not folded here, for whatever reason.
             skip_fusion=layer.skips_fusion,
             balance_factors=layer.balance,

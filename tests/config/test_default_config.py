@@ -36,6 +36,7 @@ def test_defaults(default):
     assert default() == QuantConfig(
         version=1,
         batch_num=1,
+        target="ascend",
         activation_offset=True,
         joint_quant=False,
         tensor_quantize=(),
@@ -55,8 +56,8 @@ def test_defaults(default):
 
 
 def test_arguments_are_taken(default):
-    config = default(skip_layers=["net/pool"], batch_num=4, activation_offset=False)
-    assert (config.batch_num, config.activation_offset) == (4, False)
+    config = default(skip_layers=["net/pool"], batch_num=4, activation_offset=False, target="onnxruntime")
+    assert (config.batch_num, config.activation_offset, config.target) == (4, False, "onnxruntime")
     assert list(config.layers) == ["net/conv", "net/fc", "net/logits"]
     assert not any(layer.activation.asymmetric for layer in config.layers.values())
 

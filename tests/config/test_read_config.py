@@ -20,6 +20,7 @@ def test_global_values(read):
         {
             "version": 1,
             "batch_num": 16,
+            "target": "onnxruntime",
             "activation_offset": False,
             "joint_quant": False,
             "shift_n": False,
@@ -32,10 +33,18 @@ def test_global_values(read):
             "net/conv": {"quant_enable": True},
         }
     )
-    assert (config.batch_num, config.activation_offset) == (16, False)
+    assert (config.batch_num, config.target, config.activation_offset) == (16, "onnxruntime", False)
     assert (config.shift_n, config.do_fusion) == (False, False)
     assert (config.weight_rounding, config.bias_correction) == ("nearest", False)
     assert config.skip_fusion_layers == ("net/fc", "net/conv")
+
+
+@pytest.mark.parametrize("shift_n", [True, False])
+@pytest.mark.parametrize("target", ["ascend", "onnxruntime"])
+def test_what_a_target_means(read, target, shift_n):
+    config = read({"target": target, "shift_n": shift_n, "net/conv": {}})
+    assert config.searches_shifts == (target == "ascend" and shift_n)
+    assert config.quantizes_results == (target == "onnxruntime")
 
 
 def test_layer_values(read):

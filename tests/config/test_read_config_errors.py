@@ -88,7 +88,7 @@ def test_unknown(read, document, message):
             for field in ("activation_offset", "joint_quant", "shift_n", "do_fusion", "bias_correction")
             for bad in (1, "true", None)
         ],
-        *[({"weight_rounding": bad}, "weight_rounding") for bad in (1, True, None)],
+        *[({field: bad}, field) for field in ("target", "weight_rounding") for bad in (1, True, None)],
         ({"fakequant_precision_mode": 1}, "fakequant_precision_mode"),
         *[({"skip_fusion_layers": bad}, "skip_fusion_layers") for bad in ("net/conv", [1], {})],
         *[({"tensor_quantize": bad}, "tensor_quantize") for bad in ({}, [1], "x")],
@@ -135,6 +135,7 @@ def test_wrong_type(read, document, field):
         ({"batch_num": -3}, "batch_num"),
         ({"batch_num": 2**31}, "batch_num"),
         *[({"weight_rounding": bad}, "weight_rounding") for bad in ("up", "Nearest", "")],
+        *[({"target": bad}, "target") for bad in ("cpu", "ONNXRuntime", "")],
         ({"fakequant_precision_mode": "fp16"}, "fakequant_precision_mode"),
         *[(conv(dmq_balancer_param=bad), "dmq_balancer_param") for bad in (0.19, 0.81, 1, float("nan"))],
         *[(activation(num_bits=bad), "num_bits") for bad in (0, 2, 7)],

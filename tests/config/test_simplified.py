@@ -95,6 +95,7 @@ def test_defaults_to_the_byte(simplified, default, tmp_path, text):
     [
         ("batch_num: 16", "batch_num", 16),
         ("activation_offset: false", "activation_offset", False),
+        ("target: onnxruntime", "target", "onnxruntime"),
         ("do_fusion: false", "do_fusion", False),
         ("weight_rounding: nearest", "weight_rounding", "nearest"),
         ("bias_correction: false", "bias_correction", False),

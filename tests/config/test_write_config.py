@@ -18,12 +18,13 @@ def no_reason(name, index):
     return None
 
 
-# Layout and order of the keys are those of the vendor's config.json; shift_n, weight_rounding and bias_correction are
-# our own.
+# Layout and order of the keys are those of the vendor's config.json; target, shift_n, weight_rounding and
+# bias_correction are our own.
 GOLDEN = """\
 {
     "version":1,
     "batch_num":2,
+    "target":"ascend",
     "activation_offset":true,
     "joint_quant":false,
     "shift_n":true,

@@ -57,7 +57,7 @@ override_layer_configs {
 conv_calibration_config { } fc_calibration_config { }
 tensor_quantize { layer_name: "e" input_index: 0 ifmr_quantize { } }
 tensor_quantize { layer_name: "e" input_index: 1 hfmg_quantize { } }
-weight_rounding: nearest bias_correction: true
+weight_rounding: nearest bias_correction: true target: onnxruntime
 """
 # The numbers that the vendor publishes.
 SIMPLIFIED_NUMBERS = {

@@ -31,8 +31,8 @@ def restore_reals(
     """
     for layer in layers:
         with at_root(graph):
-            if layer.row.weight_input is not None:
-                set_input(layer.op, layer.row.weight_input, make_weights(layer))
+            if layer.weight_input is not None:
+                set_input(layer.op, layer.weight_input, make_weights(layer))
             if layer.bias_add is not None:
                 set_input(layer.bias_add, 1, tf.constant(layer.bias(), name=f"{layer.bias_add.name}/bias"))
     dropped = [op for op in graph.get_operations() if op.type in _DROPPED]

@@ -18,7 +18,7 @@ from amct_tensorflow.errors import AmctValueError
 from amct_tensorflow.graph.constants import constant_value
 from amct_tensorflow.graph_passes.performing.deploy_results import unpack_deq_scale
 from amct_tensorflow.graph_passes.workspace import FloatArray
-from amct_tensorflow.layers import TABLE, OpType
+from amct_tensorflow.layers import TABLE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,18 +45,16 @@ class DeployedLayer:
 
     Attributes:
         op: what computes it; it has the name of the layer.
-        row: its op type.
         quants: the AscendQuants of its activations.
-        weight_quant: the AscendWeightQuant of its weights; None for op types without.
+        weight_input: index of the input that carries its weights; None for op types without.
         bias_add: adds its bias; None without.
         dequant: its AscendDequant.
         scales: what a step of its result is: one value, or one per channel.
     """
 
     op: tf.Operation
-    row: OpType
     quants: tuple[tf.Operation, ...]
-    weight_quant: tf.Operation | None
+    weight_input: int | None
     bias_add: tf.Operation | None
     dequant: tf.Operation
     scales: FloatArray
@@ -72,8 +70,8 @@ class DeployedLayer:
         Raises:
             AmctValueError: they are no int8 constant, or have an offset.
         """
-        assert self.weight_quant is not None
-        values, offset = map(constant_value, self.weight_quant.inputs)
+        assert self.weight_input is not None
+        values, offset = map(constant_value, self.op.inputs[self.weight_input].op.inputs)
         if values is None or values.dtype != np.int8 or offset is None or offset.any():
             raise _unknown_form(self.name, "has weights that are no int8 constant without offset")
         scale = np.asarray(self.scales / scale_of(self.quants[0]), np.float32)
@@ -118,20 +116,18 @@ def _layer_before(dequant: tf.Operation) -> DeployedLayer:
     op, bias_add = dequant.inputs[0].op, None
     if op.type == "BiasAdd":
         op, bias_add = op.inputs[0].op, op
-    row = TABLE.get(op.type)
-    if row is None:
+    if op.type not in TABLE:
         raise _unknown_form(dequant.name, f"is an AscendDequant behind {op.type} {op.name}")
-    row = row.of(op)
-    inputs = [op.inputs[index].op for _, index in row.activations(op.name)]
-    weight_quant = op.inputs[row.weight_input].op if row.weight_input is not None else None
-    if weight_quant is not None and weight_quant.type != "AscendWeightQuant":
-        raise _unknown_form(op.name, "has no AscendWeightQuant behind its weights")
-    if any(before.type != "AscendQuant" for before in inputs):
-        raise _unknown_form(op.name, "has no AscendQuant in front of it")
+    before = [tensor.op for tensor in op.inputs]
+    quants = tuple(producer for producer in before if producer.type == "AscendQuant")
+    weight_inputs = [index for index, producer in enumerate(before) if producer.type == "AscendWeightQuant"]
+    if not quants or len(weight_inputs) > 1:
+        raise _unknown_form(op.name, "has no AscendQuant in front of it, or two AscendWeightQuants")
     words = constant_value(dequant.inputs[1])
     if words is None:
         raise _unknown_form(op.name, "has a deq_scale that is no constant")
-    return DeployedLayer(op, row, tuple(inputs), weight_quant, bias_add, dequant, unpack_deq_scale(words.reshape(-1)))
+    scales = unpack_deq_scale(words.reshape(-1))
+    return DeployedLayer(op, quants, weight_inputs[0] if weight_inputs else None, bias_add, dequant, scales)
 
 
 def _unknown_form(name: str, what: str) -> AmctValueError:

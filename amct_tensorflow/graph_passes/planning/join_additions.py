@@ -1,7 +1,8 @@
-"""Planning: the two branches that meet in an Add are quantized together, with `joint_quant`.
+"""Planning: the two branches that meet in an Add are quantized, together with `joint_quant`.
 
 Each branch is quantized in front of the Add, and both have one scale and offset; so has whatever else a branch feeds
-that is quantized. The chip can then keep the branches, and their sum, in int8.
+that is quantized. The chip can then keep the branches, and their sum, in int8. For a target whose additions take two
+scales, each branch has its own, and only additions behind convolutions are quantized.
 
 Cases:
 
@@ -21,6 +22,8 @@ import tensorflow as tf
 from amct_tensorflow.graph_passes.workspace import Activation, Workspace
 from amct_tensorflow.layers import ADDITIONS, Surroundings, reason_against_tensor
 
+_CLIPS = ("Identity", "Relu", "Relu6")  # what a runtime makes part of the convolution before
+
 
 def join_additions(workspace: Workspace, around: Surroundings, needed: Container[str] | None) -> list[list[str]]:
     """Runs the pass; adds the branches to what is quantized.
@@ -34,15 +37,11 @@ def join_additions(workspace: Workspace, around: Surroundings, needed: Container
         The keys of the activations that get the same factors, group by group.
     """
     sets: dict[str, set[str]] = {}
-    known = {activation.key for activation in workspace.alone}
-    for op in _additions(workspace.graph, around):
-        if needed is not None and op.name not in needed:
-            continue
+    for op in _additions(workspace.graph, around, needed):
         first, second = (data.name for data in op.inputs)
         together = sets.get(first, {first}) | sets.get(second, {second})
         sets |= dict.fromkeys(together, together)
-        branches = [Activation.alone(op, index) for index in (0, 1)]
-        workspace.alone += [branch for branch in branches if branch.key not in known]
+        _quantize_branches(workspace, op)
     symmetric = {
         activation.key for layer in workspace.layers if layer.row.symmetric for activation in layer.activations()
     }
@@ -53,8 +52,30 @@ def join_additions(workspace: Workspace, around: Surroundings, needed: Container
     return list(groups.values())
 
 
-def _additions(graph: tf.Graph, around: Surroundings) -> Iterator[tf.Operation]:
+def quantize_additions(workspace: Workspace, around: Surroundings, needed: Container[str] | None) -> None:
+    """Adds the branches of additions behind convolutions to what is quantized; arguments as above."""
+    results = {layer.end.name for layer in workspace.layers if layer.row.stencil(layer.op) is not None}
+    for op in _additions(workspace.graph, around, needed):
+        if any(_before_clips(data).name in results for data in op.inputs):
+            _quantize_branches(workspace, op)
+
+
+def _before_clips(tensor: tf.Tensor) -> tf.Tensor:
+    while tensor.op.type in _CLIPS:
+        tensor = tensor.op.inputs[0]
+    return tensor
+
+
+def _quantize_branches(workspace: Workspace, op: tf.Operation) -> None:
+    known = {activation.key for activation in workspace.alone}
+    branches = [Activation.alone(op, index) for index in (0, 1)]
+    workspace.alone += [branch for branch in branches if branch.key not in known]
+
+
+def _additions(graph: tf.Graph, around: Surroundings, needed: Container[str] | None) -> Iterator[tf.Operation]:
     for op in graph.get_operations():
+        if needed is not None and op.name not in needed:
+            continue
         if op.type in ADDITIONS and _meet_two_branches(op) and not _any_reason(op, around):
             yield op
 

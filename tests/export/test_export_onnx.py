@@ -1,0 +1,392 @@
+"""export_onnx: what onnxruntime computes is what the int8 model computes, in integers where it has kernels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from exported import Exported, onnx
+from hypothesis import HealthCheck, assume, given, settings
+from random_graphs import random_nets
+from small_models import Net, avg_pool, batch, constant, flat, image
+
+from amct_tensorflow.errors import AmctRuntimeError
+
+# The same values but for single roundings; these nets are too small for them to spread.
+SAME = 60
+
+POSITIVE = batch(1) + np.float32(3)  # activations far from symmetric
+
+
+def between(first, second):
+    """A layer of a family between two convolutions, whose factors make its result integers."""
+    return lambda net: tf.identity(net.conv(second(net, first(net)), "last"), name="out")
+
+
+def stem(net):
+    return tf.nn.relu(net.bias(net.conv(image(), "stem"), "stem/bias"))
+
+
+def plain(net, x):
+    return tf.nn.relu(net.bias(net.conv(x, "layer"), "layer/bias"))
+
+
+def depthwise(net, x):
+    return tf.nn.relu6(net.bias(net.depthwise(x, "layer", multiplier=2), "layer/bias"))
+
+
+def strided(net, x):
+    return net.bias(net.conv(x, "layer", strides=[1, 2, 2, 1]), "layer/bias")
+
+
+def valid(net, x):
+    return net.conv(x, "layer", padding="VALID")
+
+
+def explicitly_padded(net, x):
+    return net.conv(x, "layer", padding="EXPLICIT", explicit_paddings=[0, 0, 1, 2, 0, 1, 0, 0])
+
+
+def padded_before(net, x):
+    return net.conv(tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]]), "layer", padding="VALID")
+
+
+def dilated(net, x):
+    return net.conv(x, "layer", dilations=[1, 2, 2, 1])
+
+
+def grouped(net, x):
+    return tf.nn.relu(net.conv(x, "layer", groups=2))
+
+
+def normalized(net, x):
+    return tf.nn.relu(net.batch_norm(net.conv(x, "layer"), "layer/bn"))
+
+
+def pooled(net, x):
+    return avg_pool(x, "layer")
+
+
+def pooled_with_padding(net, x):
+    return avg_pool(x, "layer", size=3, strides=[1, 2, 2, 1], padding="SAME")
+
+
+def pooled_globally(net, x):
+    return avg_pool(x, "layer", size=8)
+
+
+def largest(net, x):
+    return tf.nn.max_pool2d(net.conv(x, "layer"), 2, 2, "VALID")
+
+
+def reshaped(net, x):
+    y = tf.reshape(net.conv(x, "layer"), [-1, 4, 16, 6])
+    return tf.nn.relu6(y)
+
+
+FAMILIES = {
+    "Conv2D": plain,
+    "DepthwiseConv2dNative with a multiplier": depthwise,
+    "Conv2D with strides": strided,
+    "Conv2D without padding": valid,
+    "Conv2D with explicit padding": explicitly_padded,
+    "Conv2D behind a Pad": padded_before,
+    "Conv2D with dilations": dilated,
+    "Conv2D in groups": grouped,
+    "Conv2D with a batch norm": normalized,
+    "AvgPool": pooled,
+    "AvgPool with padding": pooled_with_padding,
+    "AvgPool of all": pooled_globally,
+    "Conv2D with a MaxPool": largest,
+    "Conv2D with a Reshape": reshaped,
+}
+
+
+@pytest.mark.parametrize("symmetric", [False, True], ids=["asymmetric", "symmetric"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_of_ops_in_int8(tmp_path, family, symmetric):
+    feeds = [batch() if symmetric else POSITIVE]
+    exported = Exported(between(stem, FAMILIES[family]), tmp_path, feeds=feeds, activation_offset=not symmetric)
+    assert exported.sqnr(feeds[0]) > SAME
+    assert exported.reasons == {"stem": None, "layer": None, "last": "its result is an output, and not quantized"}
+    assert exported.in_int8 == 2
+
+
+def matmul(net):
+    y = tf.nn.relu(net.bias(net.matmul(flat(image()), "first"), "first/bias"))
+    net.bias(net.matmul(y, "second"), "out")
+
+
+def batch_matmul(net):
+    x = image()
+    y = tf.raw_ops.BatchMatMulV2(x=x, y=constant(net.random("w", (4, 6)), "w"), name="first")
+    tf.identity(net.bias(y, "bias"), name="out")
+
+
+def attention(net):
+    x = tf.reshape(image(), [-1, 64, 4])
+    scores = tf.nn.softmax(tf.matmul(x, x, transpose_b=True, name="first"))
+    tf.identity(tf.matmul(scores, x, name="second"), name="out")
+
+
+def einsum(net):
+    y = tf.einsum("bhwc,cd->bhwd", image(), constant(net.random("w", (4, 6)), "w"))
+    tf.identity(tf.nn.relu(net.bias(y, "bias")), name="out")
+
+
+@pytest.mark.parametrize("build", [matmul, batch_matmul, attention, einsum])
+def test_products_are_int8_also_where_floats_come_out(tmp_path, build):
+    exported = Exported(build, tmp_path, feeds=[POSITIVE])
+    assert exported.sqnr(POSITIVE) > SAME
+    assert set(exported.reasons.values()) == {None}
+    assert exported.in_int8 == len(exported.report.layers)
+
+
+@pytest.mark.parametrize("channel_wise", [False, True], ids=["one scale", "a scale for each channel"])
+@pytest.mark.parametrize("family", ["Conv2D", "MatMul"])
+def test_one_scale_and_one_for_each_channel(tmp_path, family, channel_wise):
+    build, name = (between(stem, plain), "layer") if family == "Conv2D" else (matmul, "first")
+    params = {"weight_quant_params": {"channel_wise": channel_wise}}
+    exported = Exported(build, tmp_path, feeds=[POSITIVE], **{name: params})
+    assert exported.sqnr(POSITIVE) > SAME
+    scales = [tensor for tensor in exported.model.graph.initializer if tensor.name.startswith(f"{name}/weights")]
+    assert [list(tensor.dims) for tensor in scales if tensor.name.endswith("scale")] == [[6] if channel_wise else []]
+    assert exported.reasons[name] is None
+
+
+# The constants of the file
+
+
+def test_the_integers_and_scales_are_those_of_the_int8_model(tmp_path):
+    exported = Exported(between(stem, plain), tmp_path, feeds=[POSITIVE])
+    deployed, record = exported.deployed, exported.deployed.records["layer"]
+    [conv] = [node for node in exported.of_type("Conv") if "layer" in node.name]
+    [data], [weights], [bias] = (
+        [node.input for node in exported.of_type("DequantizeLinear") if node.output[0] == name] for name in conv.input
+    )
+    integers = deployed.constant(deployed.inputs(deployed.inputs("layer")[1])[0])
+    np.testing.assert_array_equal(exported.constant(weights[0]), integers.transpose(3, 2, 0, 1))
+    np.testing.assert_allclose(exported.constant(weights[1]), record.scale_w, rtol=1e-6)
+    assert exported.constant(data[2]) == record.offset_d + 128
+    assert exported.constant(data[2]).dtype == np.uint8
+    np.testing.assert_allclose(exported.constant(data[1]), record.scale_d, rtol=1e-6)
+    [added] = [node for node in deployed.of_type("BiasAdd") if "layer" in node.name]
+    np.testing.assert_array_equal(exported.constant(bias[0]), deployed.constant(deployed.inputs(added.name)[1]))
+    assert exported.constant(bias[0]).dtype == np.int32
+    np.testing.assert_allclose(
+        exported.constant(bias[1]), exported.constant(data[1]) * exported.constant(weights[1]), rtol=1e-6
+    )
+
+
+def test_layers_that_share_weights_share_them_in_the_file(tmp_path):
+    def build(net):
+        weights = constant(net.random("w", (3, 3, 4, 4)), "w")
+        x = image()
+        y, z = (
+            tf.nn.conv2d(data, weights, 1, "SAME", name=name)
+            for data, name in ((x, "first"), (tf.nn.relu(x), "second"))
+        )
+        tf.identity(net.conv(tf.concat([y, z], 3), "last"), name="out")
+
+    exported = Exported(build, tmp_path)
+    assert exported.sqnr(batch()) > SAME
+    kernels = [tensor for tensor in exported.model.graph.initializer if list(tensor.dims) == [4, 4, 3, 3]]
+    assert len(kernels) == 1
+
+
+# Relu, Relu6
+
+
+def clipped(net):
+    y = tf.nn.relu6(net.bias(net.conv(image(), "layer"), "layer/bias"))
+    tf.identity(net.conv(y, "last"), name="out")
+
+
+@pytest.mark.parametrize(("start", "clips"), [(0.7, 0), (1.2, 1)], ids=["below 6", "beyond 6"])
+def test_a_relu6_goes_into_the_quantizer_or_clips_integers(tmp_path, start, clips):
+    feed = batch() * np.float32(10)
+    params = {"activation_quant_params": {"search_range": [start, start + 0.1]}}
+    exported = Exported(clipped, tmp_path, feeds=[feed], last=params)
+    assert (exported.deployed.records["last"].scale_d * 255 > 6) == bool(clips)
+    assert (exported.of_type("Relu"), len(exported.of_type("Clip"))) == ([], clips)
+    assert exported.sqnr(feed) > SAME
+    assert exported.in_int8 == 1
+
+
+def test_a_relu_in_front_of_negative_values_clips_integers(tmp_path):
+    def build(net):
+        y = tf.nn.relu(net.bias(net.conv(image(), "layer"), "layer/bias"))
+        tf.identity(net.conv(y, "last"), name="out")
+
+    exported = Exported(build, tmp_path, activation_offset=False)
+    assert len(exported.of_type("Clip")) == 1
+    assert exported.sqnr(batch()) > SAME
+    assert exported.in_int8 == 1
+
+
+# Additions, and target
+
+
+def residual(net):
+    stream = tf.nn.relu(net.bias(net.conv(image(), "stem/conv", 6), "stem/bias"))
+    y = net.conv(tf.nn.relu(net.conv(stream, "a/conv1")), "a/conv2")
+    y = tf.nn.relu(tf.raw_ops.AddV2(x=y, y=stream, name="a/add"))
+    tf.identity(net.conv(y, "b/conv"), name="out")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "additions"),
+    [({"target": "ascend"}, 0), ({"target": "ascend", "joint_quant": True}, 1), ({"target": "onnxruntime"}, 1)],
+    ids=["neither", "joint_quant", "target"],
+)
+def test_additions_are_int8_where_their_inputs_are_quantized(tmp_path, arguments, additions):
+    exported = Exported(residual, tmp_path, **{"shift_n": False, **arguments})
+    assert exported.sqnr(batch()) > SAME
+    assert exported.kernels["QLinearAdd"] == additions
+    in_float = {name for name, reason in exported.reasons.items() if reason is not None}
+    assert in_float == ({"b/conv"} if additions else {"a/conv2", "stem/conv", "b/conv"})
+    if not additions:
+        assert "its result goes to Add a/add, which is not quantized" in exported.reasons["a/conv2"]
+
+
+def test_only_additions_behind_convolutions_are_quantized_for_onnxruntime(tmp_path):
+    def build(net):
+        x = flat(image())
+        y = tf.raw_ops.AddV2(x=net.matmul(x, "first"), y=net.matmul(x, "second"), name="add")
+        tf.identity(net.matmul(y, "last"), name="out")
+
+    assert not [key for key in Exported(build, tmp_path).deployed.records if ":" in key]
+
+
+def test_shifts_are_dropped(tmp_path):
+    exported = Exported(between(stem, plain), tmp_path, target="ascend")
+    assert any(record.shift_bit for record in exported.deployed.records.values())
+    assert exported.sqnr(batch()) > 30
+
+
+# What has no integer kernel
+
+
+def transposed(net, x):
+    weights = constant(net.random("layer", (3, 3, 5, 6)) / 6, "layer/w")
+    return tf.raw_ops.Conv2DBackpropInput(
+        input_sizes=[4, 8, 8, 5], filter=weights, out_backprop=x, strides=[1, 1, 1, 1], padding="SAME", name="layer"
+    )
+
+
+def test_a_transposed_convolution_is_float(tmp_path):
+    exported = Exported(between(stem, transposed), tmp_path, feeds=[POSITIVE])
+    assert exported.sqnr(POSITIVE) > SAME
+    assert exported.reasons["layer"] == "onnxruntime has no int8 kernel for ConvTranspose"
+    assert exported.in_int8 == 1
+
+
+def test_a_convolution_in_three_dimensions(tmp_path):
+    def build(net):
+        x = image(shape=(None, 4, 8, 8, 4))
+        y = x
+        for name in ("first", "last"):
+            weights = constant(net.random(name, (3, 3, 3, 4, 4)) / 10, f"{name}/w")
+            y = tf.raw_ops.Conv3D(input=y, filter=weights, strides=[1] * 5, padding="SAME", name=name)
+        tf.identity(y, name="out")
+
+    feed = batch(shape=(2, 4, 8, 8, 4)) + np.float32(1)
+    exported = Exported(build, tmp_path, feeds=[feed])
+    assert exported.sqnr(feed) > SAME
+    assert exported.reasons == {"first": None, "last": "its result is an output, and not quantized"}
+    assert exported.in_int8 == 1
+
+
+def test_a_model_in_float16(tmp_path):
+    def build(net):
+        x = tf.cast(image(), tf.float16)
+        weights = [tf.constant((net.random(f"{at}", (3, 3, 4, 4)) / 6).astype(np.float16)) for at in range(2)]
+        y = tf.nn.conv2d(tf.nn.relu(tf.nn.conv2d(x, weights[0], 1, "SAME", name="first")), weights[1], 1, "SAME")
+        tf.cast(y, tf.float32, name="out")
+
+    exported = Exported(build, tmp_path)
+    assert exported.sqnr(batch()) > 35  # the results in float16 are rounded twice
+
+
+def test_a_channels_first_graph(tmp_path):
+    def build(net):
+        x = image(shape=(None, 4, 8, 8))
+        y = tf.nn.relu(net.bias(net.conv(x, "layer", data_format="NCHW"), "layer/bias", data_format="NCHW"))
+        tf.identity(net.conv(y, "last", data_format="NCHW"), name="out")
+
+    exported = Exported(build, tmp_path, feeds=[batch(shape=(2, 4, 8, 8))])
+    assert exported.sqnr(batch(shape=(2, 4, 8, 8))) > SAME
+    assert exported.in_int8 == 1
+    assert not exported.of_type("Transpose")
+
+
+def test_transposes_are_at_the_ends_only(tmp_path):
+    exported = Exported(residual, tmp_path)
+    assert len(exported.of_type("Transpose")) <= 2
+
+
+# The file
+
+
+@pytest.mark.parametrize("opset", [13, 15, 18, 21, onnx.defs.onnx_opset_version()])
+def test_opsets(tmp_path, opset):
+    try:
+        exported = Exported(between(stem, plain), tmp_path, opset=opset)
+    except Exception as error:
+        if "NOT_IMPLEMENTED" not in str(error) and "is till opset" not in str(error):
+            raise
+        pytest.skip(f"this onnxruntime does not know opset {opset}")
+    assert exported.model.opset_import[0].version == opset
+    assert exported.sqnr(batch()) > SAME
+    assert exported.in_int8 == 2
+
+
+def test_names_and_dynamic_sizes(tmp_path):
+    def build(net):
+        x = image(shape=(None, None, None, 4))
+        tf.split(net.conv(tf.nn.relu(net.conv(x, "first")), "last"), 2, axis=3, name="out")
+
+    exported = Exported(build, tmp_path, outputs=["out:1", "out"])
+    assert (exported.report.inputs, exported.report.outputs) == (("x",), ("out:1", "out"))
+    for size in (5, 9):
+        x = batch(shape=(3, size, size + 1, 4))
+        assert [value.shape for value in exported.run(x)] == [(3, size, size + 1, 3)] * 2
+    assert exported.sqnr(batch()) > SAME
+
+
+def test_size_and_origin(tmp_path):
+    def build(net):
+        net.bias(net.matmul(flat(tf.nn.relu(net.matmul(flat(image()), "first", 512))), "second", 512), "out")
+
+    exported = Exported(build, tmp_path)
+    assert exported.path.stat().st_size < 0.28 * Path(exported.deployed.pb).stat().st_size
+    assert exported.model.producer_name == "amct_tensorflow"
+
+
+def test_large_weights_go_to_a_file_beside_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("amct_tensorflow.export.to_onnx._LARGEST_FILE", 1000)
+    exported = Exported(between(stem, plain), tmp_path)
+    assert [Path(file).name for file in exported.report.files] == ["model.onnx", "model.onnx.data"]
+    assert exported.sqnr(batch()) > SAME
+
+
+@pytest.mark.parametrize("target", ["ascend", "onnxruntime"])
+def test_any_graph(tmp_path_factory, target):
+    @settings(max_examples=15, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @given(random_nets())
+    def check(net):
+        with tf.Graph().as_default():
+            net(Net())
+        try:
+            exported = Exported(
+                net, tmp_path_factory.mktemp("graph"), outputs=net.outputs, target=target, shift_n=False
+            )
+        except AmctRuntimeError as error:
+            assume("nothing would be quantized" not in str(error))
+            raise
+        assert exported.sqnr(batch()) > 35  # some are partly in float16
+        assert exported.in_int8 >= sum(layer.reason is None for layer in exported.report.layers)
+
+    check()

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import tensorflow as tf
 from absl.flags import FlagValues
@@ -48,6 +49,7 @@ class _Job:
     preprocessing: Preprocessing
     calibration_config: str | None
     batch_num: int | None
+    target: str | None
 
     @classmethod
     def of(cls, options: FlagValues, conf: CompressionConf | None) -> _Job:
@@ -64,6 +66,7 @@ class _Job:
             preprocessing=_preprocessing(options),
             calibration_config=options.calibration_config if conf is None else conf.config_file,
             batch_num=options.batch_num,
+            target=options.target if options["target"].present else None,
         )
 
     @property
@@ -163,14 +166,14 @@ def _preprocessing(options: FlagValues) -> Preprocessing:
 
 
 def _plan(job: _Job, graph: tf.Graph) -> QuantConfig:
-    """Returns the configuration. The command line's batch_num takes precedence over that of a .cfg."""
+    """Returns the configuration. What the command line says takes precedence over a .cfg."""
     inventory = Inventory.of(graph)
     if job.calibration_config is not None:
         config = simplified_config_of(inventory, job.calibration_config)
-        return config if job.batch_num is None else dataclasses.replace(config, batch_num=job.batch_num)
-    return default_config(
-        inventory.traits, all_ops=inventory.all_ops, reasons=inventory.reasons, batch_num=job.batch_num or 1
-    )
+    else:
+        config = default_config(inventory.traits, all_ops=inventory.all_ops, reasons=inventory.reasons)
+    given: dict[str, Any] = {"batch_num": job.batch_num, "target": job.target}
+    return dataclasses.replace(config, **{name: value for name, value in given.items() if value is not None})
 
 
 def _feeder(job: _Job, model: Model, stack: contextlib.ExitStack) -> Feeder:

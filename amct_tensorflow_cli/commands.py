@@ -23,15 +23,19 @@ from amct_tensorflow_cli.values import (
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """An option: `value` is how its value is called in the help, empty for a switch."""
+    """An option: `value` is how its value is called in the help, empty for a switch.
+
+    The first of its `choices` is the default.
+    """
 
     name: str
     value: str
     help: str
-    kind: Literal["text", "count", "switch", "order"] = "text"
+    kind: Literal["text", "count", "switch", "choice"] = "text"
     required: bool = False
     short: str | None = None
     alias: str | None = None
+    choices: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,8 +98,9 @@ def _define(option: Option, values: flags.FlagValues) -> None:
         flags.DEFINE_boolean(option.name, False, option.help, short_name=option.short, flag_values=values)
     elif option.kind == "count":
         flags.DEFINE_integer(option.name, None, option.help, lower_bound=1, flag_values=values)
-    elif option.kind == "order":
-        flags.DEFINE_enum(option.name, "RGB", ["RGB", "BGR"], option.help, case_sensitive=False, flag_values=values)
+    elif option.kind == "choice":
+        first, choices = option.choices[0], list(option.choices)
+        flags.DEFINE_enum(option.name, first, choices, option.help, case_sensitive=False, flag_values=values)
     else:
         flags.DEFINE_string(option.name, None, option.help, flag_values=values)
     if option.alias is not None:
@@ -114,17 +119,20 @@ def _check_given(command: Command, arguments: list[str]) -> None:
 def _in_our_words(message: str, command: Command) -> str:
     """Returns what absl says of a value, where it speaks of flags."""
     found = re.match(r"flag --(?P<name>\w+)=(?P<value>.*?): ", message, re.DOTALL)
-    kinds = {option.name: option.kind for option in command.options()}
-    if found is None or kinds.get(found["name"]) not in _WANTED:
+    option = None if found is None else {option.name: option for option in command.options()}.get(found["name"])
+    wanted = None if option is None else _wanted(option)
+    if found is None or wanted is None:
         return " ".join(message.split()).replace("flag", "option")
-    return f"--{found['name']} '{found['value']}' is not {_WANTED[kinds[found['name']]]}"
+    return f"--{found['name']} '{found['value']}' is not {wanted}"
 
 
-_WANTED = {
-    "count": "a whole number above 0: write for example 4",
-    "order": "an order of channels: write RGB or BGR",
-    "switch": "needed: the option has no value",
-}
+def _wanted(option: Option) -> str | None:
+    if option.kind == "choice":
+        return f"one of its values: write {' or '.join(option.choices)}"
+    return {
+        "count": "a whole number above 0: write for example 4",
+        "switch": "needed: the option has no value",
+    }.get(option.kind)
 
 
 def _check(command: Command, values: flags.FlagValues) -> None:
@@ -187,7 +195,13 @@ _IMAGES = (
         "then divides them: one number, or one per channel. Default: 1. With 127.5 for mean and std, pixels become "
         "-1 to 1; with 255 for std alone, 0 to 1",
     ),
-    Option("channel_order", "RGB|BGR", "order of the channels that the model takes. Default: RGB", kind="order"),
+    Option(
+        "channel_order",
+        "RGB|BGR",
+        "order of the channels that the model takes. Default: RGB",
+        kind="choice",
+        choices=("RGB", "BGR"),
+    ),
 )
 
 CALIBRATION = Command(
@@ -216,6 +230,14 @@ CALIBRATION = Command(
                 Option("save_path", "PATH", "folder and prefix of the results", required=True),
                 _OUTPUTS,
                 _SIGNATURE,
+                Option(
+                    "target",
+                    "NAME",
+                    "what will run the int8 model: ascend, or onnxruntime, for which additions behind convolutions are "
+                    "int8, too. Default: that of --calibration_config, or ascend",
+                    kind="choice",
+                    choices=("ascend", "onnxruntime"),
+                ),
             ),
         ),
         (
@@ -296,14 +318,59 @@ INSPECT = Command(
     summary="show what can be quantized in a model, and the options to copy",
     description=(
         "Lists the layers of a model: which can be quantized, why others cannot, and which batch norms are folded\n"
-        "into them. Ends with the --outputs and --input_shape of the command calibration. Writes nothing."
+        "into them. Ends with the --outputs and --input_shape of the command calibration, or with where an int8 model\n"
+        "can run. Writes nothing."
     ),
-    example="  amct_tensorflow inspect --model model.pb",
-    groups=(("model", (_MODEL, _OUTPUTS_TO_INSPECT, _SIGNATURE)), ("always", _ALWAYS)),
+    example=(
+        "  amct_tensorflow inspect --model model.pb\n  amct_tensorflow inspect --model out/model_quantized.pb --time"
+    ),
+    groups=(
+        (
+            "model",
+            (
+                _MODEL,
+                _OUTPUTS_TO_INSPECT,
+                _SIGNATURE,
+                Option(
+                    "time",
+                    "",
+                    "run an int8 model, and its float model, in all runtimes that are installed, and print how long "
+                    "batches of 1 and 32 take",
+                    kind="switch",
+                ),
+            ),
+        ),
+        ("always", _ALWAYS),
+    ),
     module="amct_tensorflow_cli.inspect",
 )
 
-COMMANDS = {command.name: command for command in (CALIBRATION, CONVERT, INSPECT)}
+EXPORT = Command(
+    name="export",
+    summary="give an int8 model to a runtime with int8 kernels, as ONNX",
+    description=(
+        "Writes <save_path>.onnx with the scales, integer weights and biases of the int8 model, and says which layers\n"
+        "onnxruntime computes in int8, and why not the others. A model that was calibrated with --target onnxruntime\n"
+        "has more of them."
+    ),
+    example="  amct_tensorflow export --model out/model_quantized.pb --save_path out/model --format onnx",
+    groups=(
+        (
+            "model",
+            (
+                Option("model", "PATH", "the int8 model: <save_path>_quantized.pb", required=True),
+                Option("save_path", "PATH", "the file to write, .onnx is added where it is missing", required=True),
+                Option("format", "NAME", "onnx. Default: onnx", kind="choice", choices=("onnx",)),
+                _OUTPUTS_TO_INSPECT,
+                Option("opset", "N", "version of ONNX's operators, from 13 on. Default: 17", kind="count"),
+            ),
+        ),
+        ("always", _ALWAYS),
+    ),
+    module="amct_tensorflow_cli.export",
+)
+
+COMMANDS = {command.name: command for command in (CALIBRATION, CONVERT, EXPORT, INSPECT)}
 
 _EXCLUSIVE = {
     "evaluator": (

@@ -11,6 +11,8 @@ from rich.text import Text
 
 from amct_tensorflow import progress
 from amct_tensorflow.analysis.inspect_model import LayerReport, Shape, inspect_model
+from amct_tensorflow.analysis.run_times import BATCHES, run_times
+from amct_tensorflow.graph.sources import ModelSource
 from amct_tensorflow_cli.calibration import screen
 from amct_tensorflow_cli.model import refuse_inputs, source_of
 from amct_tensorflow_cli.suggestions import closing_lines
@@ -27,7 +29,8 @@ def run(options: FlagValues) -> None:
     with screen(options.verbose):
         with progress.status(f"reading {options.model}"):
             outputs = None if options.outputs is None else output_list(options.outputs)
-            found = inspect_model(source_of(options.model, options.signature), outputs)
+            source = source_of(options.model, options.signature)
+            found = inspect_model(source, outputs)
             report = dataclasses.replace(found, model=options.model)
             refuse_inputs(report.outputs, [placeholder.name for placeholder in report.inputs])
         console = Console(highlight=False)
@@ -39,6 +42,9 @@ def run(options: FlagValues) -> None:
             console.print(_table(report.layers, console.encoding))
         for line in closing_lines(report):
             console.print(Text(line), soft_wrap=True)
+        if options.time:
+            console.print()
+            console.print(_times(source, outputs))
 
 
 def _table(layers: tuple[LayerReport, ...], encoding: str) -> Table:
@@ -53,6 +59,20 @@ def _table(layers: tuple[LayerReport, ...], encoding: str) -> Table:
             Text(_int8(layer), style=_style(layer.reason)),
             Text(_batch_norm(layer), style=_style(layer.unfused_because)),
         )
+    return table
+
+
+def _times(source: ModelSource, outputs: list[str] | None) -> Table:
+    """Runs a model in all runtimes and returns how long it takes."""
+    found = run_times(source, outputs, around=lambda runtime: progress.status(f"timing {runtime}"))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("runtime")
+    for batch in BATCHES:
+        table.add_column(f"batch {batch}", justify="right")
+    table.add_column("", overflow="fold")
+    for line in found:
+        times = [f"{line.milliseconds[batch]:.2f} ms" if line.milliseconds else "" for batch in BATCHES]
+        table.add_row(line.runtime, *times, line.reason or "")
     return table
 
 

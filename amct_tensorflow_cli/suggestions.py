@@ -29,7 +29,17 @@ def closing_lines(report: ModelReport) -> list[str]:
 
 def _made(report: ModelReport) -> list[str]:
     quantized = sum(layer.quantized for layer in report.layers)
-    return [f"{quantized} of {counted(len(report.layers), 'layer')} {are(quantized)} quantized already."]
+    lines = [f"{quantized} of {counted(len(report.layers), 'layer')} {are(quantized)} quantized already."]
+    return [*lines, "", *_where_it_runs(report)] if report.kind == "quantized" else lines
+
+
+def _where_it_runs(report: ModelReport) -> list[str]:
+    return [
+        "It runs on the chip, whose compiler takes it as it is, and in TensorFlow with amct_tensorflow imported, which",
+        "computes what the chip will compute, in float. To run it in int8 on a CPU:",
+        f"  amct_tensorflow export --model {report.model} --format onnx --save_path {report.model.removesuffix('.pb')}",
+        "The option --time of inspect tells how long it takes in each.",
+    ]
 
 
 def _trained(report: ModelReport) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from amct_tensorflow.analysis.inspect_model import FAKE_QUANTIZED, NOT_NEEDED, LayerReport, inspect_model
 from amct_tensorflow.log import LOG_FILE
@@ -56,9 +56,32 @@ def print_summary(done: Summary) -> None:
     _print_files(done)
     for hint in done.hints:
         print(f"note: {hint}")
+    print_log()
+    model = ResultFiles.of(done.save_path, done.model.path).model
+    print("next: compare its accuracy with the float model's, then give it to the chip's compiler, or to a CPU:")
+    print(f"  amct_tensorflow export --model {model} --format onnx --save_path {model.removesuffix('.pb')}")
+
+
+def print_log() -> None:
+    """Prints where the log is, if there is one."""
     if os.path.exists(LOG_FILE):
         print(f"log: {os.path.abspath(LOG_FILE)}")
-    print("next: compare its accuracy with the float model's, then give it to the chip's compiler")
+
+
+def print_listed(lines: Sequence[str]) -> None:
+    """Prints the first lines, and how many more there are."""
+    for line in lines[:_MOST_SHOWN]:
+        print(f"  {line}")
+    if len(lines) > _MOST_SHOWN:
+        print(f"  and {len(lines) - _MOST_SHOWN} more, see {LOG_FILE}")
+
+
+def print_files(notes: Mapping[str, str]) -> None:
+    """Prints the files that were written, their sizes, and a note on each, which may be empty."""
+    print("written:")
+    width = max(map(len, notes))
+    for path, note in notes.items():
+        print(f"  {path:{width}}  {_kilobytes(os.path.getsize(path))}{note and f'  {note}'}")
 
 
 def _print_layers(done: Summary) -> None:
@@ -69,10 +92,7 @@ def _print_layers(done: Summary) -> None:
     print(
         f"{quantized} of {counted(len(layers), 'layer')} {are(quantized)} quantized" + (", left float:" if left else "")
     )
-    for layer in left[:_MOST_SHOWN]:
-        print(f"  {layer.op_type} {layer.name}: {_reason(layer, done)}")
-    if len(left) > _MOST_SHOWN:
-        print(f"  and {len(left) - _MOST_SHOWN} more, see {LOG_FILE}")
+    print_listed([f"{layer.op_type} {layer.name}: {_reason(layer, done)}" for layer in left])
 
 
 def _reason(layer: LayerReport, done: Summary) -> str:
@@ -81,13 +101,8 @@ def _reason(layer: LayerReport, done: Summary) -> str:
 
 def _print_files(done: Summary) -> None:
     results = ResultFiles.of(done.save_path, done.model.path)
-    print("written:")
-    files = [results.model, results.mapping, *done.others]
-    width = max(map(len, files))
-    for path in files:
-        size = os.path.getsize(path)
-        ratio = f"  {_compared(size, done.model.size)} than the float model" if path == results.model else ""
-        print(f"  {path:{width}}  {_kilobytes(size)}{ratio}")
+    ratio = _compared(os.path.getsize(results.model), done.model.size)
+    print_files({results.model: f"{ratio} than the float model", **dict.fromkeys((results.mapping, *done.others), "")})
 
 
 def _compared(size: int, float_size: int) -> str:

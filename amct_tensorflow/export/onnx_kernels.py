@@ -41,5 +41,6 @@ def _float_reader(value: ir.Value) -> str | None:
             if reader is not None:
                 return reader
         elif user.op_type != "QuantizeLinear":
-            return f"its result goes to {user.op_type} {user.name}, which is not quantized"
+            remedy = ": calibrate for the target onnxruntime" if user.op_type == "Add" else ""
+            return f"its result goes to {user.op_type} {user.name}, which is not quantized{remedy}"
     return None

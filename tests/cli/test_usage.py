@@ -11,7 +11,7 @@ CALIBRATION = ("calibration", "--model", "m.pb", "--save_path", "out/m")
     ("arguments", "words"),
     [
         (("calibrate",), "there is no command 'calibrate'; did you mean 'calibration'?"),
-        (("quantify",), "there is no command 'quantify'; the commands are calibration, convert, inspect"),
+        (("quantify",), "there is no command 'quantify'; the commands are calibration, convert, export, inspect"),
         (("--model", "m.pb", "inspect"), "'--model' before a command is unknown"),
         (("inspect", "--modle", "m.pb"), "there is no option --modle; did you mean --model?"),
         (("inspect",), "--model is missing"),
@@ -48,7 +48,7 @@ CALIBRATION = ("calibration", "--model", "m.pb", "--save_path", "out/m")
         ((*CALIBRATION, "--data_dir", "d", "--image_size", "224"), "--image_size '224' is not height,width"),
         (
             (*CALIBRATION, "--data_dir", "d", "--channel_order", "GBR"),
-            "--channel_order 'GBR' is not an order of channels",
+            "--channel_order 'GBR' is not one of its values: write RGB or BGR",
         ),
         (
             (*CALIBRATION, "--evaluator", "e.py", "--data_dir", "d"),

@@ -24,9 +24,10 @@ def pack_deq_scale(scales: npt.NDArray[np.float32], shifts: npt.NDArray[np.uint6
     return scales.view(np.uint32).astype(np.uint64) | (shifts << np.uint64(32))
 
 
-def unpack_deq_scale(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.float32]:
-    """Returns the scales of deq_scale."""
-    return (words & np.uint64(0xFFFFFFFF)).astype(np.uint32).view(np.float32)
+def unpack_deq_scale(words: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Returns the scales and the shifts of deq_scale."""
+    scales = (words & np.uint64(0xFFFFFFFF)).astype(np.uint32).view(np.float32)
+    return scales, (words >> np.uint64(32) & np.uint64(0xFF)).astype(np.int64)
 
 
 def insert_ascend_dequant(workspace: Workspace, records: Mapping[str, LayerRecord]) -> None:

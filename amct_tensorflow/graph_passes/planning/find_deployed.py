@@ -50,6 +50,7 @@ class DeployedLayer:
         bias_add: adds its bias; None without.
         dequant: its AscendDequant.
         scales: what a step of its result is: one value, or one per channel.
+        shifts: how many bits of its result are cut off, N, likewise.
     """
 
     op: tf.Operation
@@ -58,6 +59,7 @@ class DeployedLayer:
     bias_add: tf.Operation | None
     dequant: tf.Operation
     scales: FloatArray
+    shifts: npt.NDArray[np.int64]
 
     @property
     def name(self) -> str:
@@ -80,17 +82,21 @@ class DeployedLayer:
             raise _unknown_form(self.name, f"has {scale.size} scales for weights of the shape {list(values.shape)}")
         return IntegerWeights(values, scale.reshape(shape))
 
-    def bias(self) -> FloatArray:
-        """Returns the bias of a layer that has one, in the units of the float model.
+    def bias(self) -> FloatArray | None:
+        """Returns the bias in the units of the float model, one value or one per channel; None for none.
+
+        What a shift of N bits cuts off is (2^N - 1) / 2 steps on average. The bias has that in it, where there are no
+        shifts any more.
 
         Raises:
             AmctValueError: it is no constant.
         """
-        assert self.bias_add is not None
-        integers = constant_value(self.bias_add.inputs[1])
+        integers = np.zeros(1) if self.bias_add is None else constant_value(self.bias_add.inputs[1])
         if integers is None:
             raise _unknown_form(self.name, "has a bias that is no constant")
-        return (integers.astype(np.float64) * self.scales).astype(np.float32)
+        if self.bias_add is None and not self.shifts.any():
+            return None
+        return np.asarray((integers - (2.0**self.shifts - 1) / 2) * self.scales.astype(np.float64), np.float32)
 
 
 def scale_of(quant: tf.Operation) -> np.float32:
@@ -126,8 +132,8 @@ def _layer_before(dequant: tf.Operation) -> DeployedLayer:
     words = constant_value(dequant.inputs[1])
     if words is None:
         raise _unknown_form(op.name, "has a deq_scale that is no constant")
-    scales = unpack_deq_scale(words.reshape(-1))
-    return DeployedLayer(op, quants, weight_inputs[0] if weight_inputs else None, bias_add, dequant, scales)
+    weight_input = weight_inputs[0] if weight_inputs else None
+    return DeployedLayer(op, quants, weight_input, bias_add, dequant, *unpack_deq_scale(words.reshape(-1)))
 
 
 def _unknown_form(name: str, what: str) -> AmctValueError:

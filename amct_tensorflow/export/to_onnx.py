@@ -7,18 +7,12 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import tensorflow as tf
-
-from amct_tensorflow._version import __version__
 from amct_tensorflow.arguments import check_types
 from amct_tensorflow.errors import AmctValueError
-from amct_tensorflow.export.kernels import ExportedLayer, ExportReport, log_layers
+from amct_tensorflow.export.kernels import ExportReport, log_layers
 from amct_tensorflow.export.quantized_model import QuantizedModel, require
 from amct_tensorflow.files import warn_if_exists, write_files
-from amct_tensorflow.graph.model_file import extract
 from amct_tensorflow.graph.sources import MODEL_TYPES, ModelSource
-from amct_tensorflow.graph_passes.performing.restore_reals import restore_reals
-from amct_tensorflow.graph_passes.planning.find_deployed import DeployedLayer, IntegerWeights
 from amct_tensorflow.log import LOGGER
 
 if TYPE_CHECKING:
@@ -56,7 +50,8 @@ def export_onnx(
         AmctRuntimeError: the extra ``onnx`` is not installed, or the file cannot be written. Nothing is written then.
     """
     require("onnx", "onnx", "onnx_ir", "tf2onnx")
-    from amct_tensorflow.export.from_tensorflow import NEWEST_OPSET
+    from amct_tensorflow.export.onnx.conversion import NEWEST_OPSET
+    from amct_tensorflow.export.onnx.pipeline import onnx_model
 
     if not _OLDEST_OPSET <= opset <= NEWEST_OPSET:
         raise AmctValueError(
@@ -66,51 +61,12 @@ def export_onnx(
         raise AmctValueError(f"save_path '{save_path}' has no file name: give the path of the file to write")
     path = save_path if save_path.endswith(_SUFFIX) else save_path + _SUFFIX
     model = QuantizedModel.load(quantized_pb, outputs)
-    exported, layers = _convert(model, opset)
+    exported, layers = onnx_model(model, opset)
     files = _write(exported, path)
     log_layers(layers, "onnxruntime", _MODULE)
     LOGGER.push_info_message(f"The model is saved in <{path}>", _MODULE)
     names = [[str(value.name) for value in values] for values in (exported.graph.inputs, exported.graph.outputs)]
     return ExportReport(tuple(files), tuple(layers), *map(tuple, names))
-
-
-def _convert(model: QuantizedModel, opset: int) -> tuple[ir.Model, list[ExportedLayer]]:
-    """Returns the ONNX model and what becomes of the layers."""
-    import onnx_ir.passes.common as passes
-
-    from amct_tensorflow.export.from_tensorflow import to_onnx
-    from amct_tensorflow.export.onnx_kernels import reason_against_int8
-    from amct_tensorflow.export.onnx_quantizers import move_quantizers_up
-    from amct_tensorflow.export.onnx_weights import put_weights
-
-    weights: dict[str, IntegerWeights] = {}
-
-    def stand_in(layer: DeployedLayer) -> tf.Tensor:
-        integers = layer.integers()
-        made = tf.compat.v1.placeholder(tf.float32, integers.values.shape, name=f"{layer.name}/weights")
-        weights[made.op.name] = integers
-        return made
-
-    names = [tensor.name for tensor in model.outputs]
-    moved = restore_reals(model.graph, model.layers, stand_in)
-    graph_def = extract(model.graph, names, moved, {})
-    inputs = [tensor.op.name for tensor in model.inputs]
-    exported = to_onnx(graph_def, [*inputs, *weights], names, opset)
-    passes.ShapeInferencePass()(exported)  # tf2onnx moves nodes and forgets their shapes
-    values = put_weights(exported.graph, weights)
-    move_quantizers_up(exported.graph)
-    exported.graph.sort()
-    for clean in (passes.RemoveUnusedNodesPass(), passes.DeduplicateInitializersPass()):
-        clean(exported)
-    exported.producer_name, exported.producer_version = "amct_tensorflow", __version__
-    exported.graph.name = os.path.basename(model.name)
-    named = {str(node.name): node for node in exported.graph}
-    layers = []
-    for layer in model.layers:
-        value = values.get(f"{layer.name}/weights")
-        node = named.get(layer.name) if value is None else next(iter(value.consumers()), None)
-        layers.append(ExportedLayer(layer.name, layer.op.type, reason_against_int8(node)))
-    return exported, layers
 
 
 def _write(model: ir.Model, path: str) -> list[str]:

@@ -310,6 +310,26 @@ def test_a_model_in_float16(tmp_path):
     assert exported.sqnr(batch()) > 35  # the results in float16 are rounded twice
 
 
+def test_several_quantizers(tmp_path):
+    def build(net):
+        y = tf.nn.relu(net.conv(image(), "layer"))
+        tf.identity(net.conv(y, "a") + net.conv(y, "b"), name="out")
+
+    params = {"activation_quant_params": {"search_range": [1.2, 1.3]}}
+    exported = Exported(build, tmp_path, b=params, shift_n=False, target="ascend")
+    assert exported.sqnr(batch()) > SAME
+    assert exported.reasons["layer"] == "its result goes to several quantizers, of different factors"
+    assert exported.in_int8 == 0
+
+
+def test_gelu(tmp_path):
+    def build(net):
+        y = tf.nn.gelu(net.conv(image(), "first"), approximate=False)
+        tf.identity(net.conv(y * tf.math.erfc(y), "last"), name="out")
+
+    assert Exported(build, tmp_path).sqnr(batch()) > SAME
+
+
 def test_a_channels_first_graph(tmp_path):
     def build(net):
         x = image(shape=(None, 4, 8, 8))

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from amct_tensorflow.export.onnx_edit import is_dequantized
+from amct_tensorflow.export.onnx.edit import constant_of, is_dequantized
 
 _MAY_PUT_OUT_FLOATS = ("MatMul", "Gemm")
-_MOVERS = ("Reshape", "Transpose", "Squeeze", "Unsqueeze")
+_PASSED = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Relu", "Clip")  # who reads it is behind them
 _WITHOUT_KERNEL = ("ConvTranspose",)
 
 
 def reason_against_int8(node: ir.Node | None) -> str | None:
     """Returns why the node of a layer is computed in float, in words, or None."""
     if node is None:
-        return "nothing of it is left in the ONNX graph"
+        return "it became part of another node of the ONNX graph"
     if node.op_type in _WITHOUT_KERNEL:
         return f"onnxruntime has no int8 kernel for {node.op_type}"
     if not all(is_dequantized(value) for value in node.inputs[:2]):
@@ -28,7 +28,7 @@ def reason_against_int8(node: ir.Node | None) -> str | None:
     users = node.outputs[0].consumers()
     if len(users) == 1 and users[0].op_type == "QuantizeLinear":
         return None
-    return _float_reader(node.outputs[0]) or f"its result goes to {len(users)} quantizers of different factors"
+    return _float_reader(node.outputs[0]) or "its result goes to several quantizers, of different factors"
 
 
 def _float_reader(value: ir.Value) -> str | None:
@@ -36,11 +36,12 @@ def _float_reader(value: ir.Value) -> str | None:
     if value.is_graph_output():
         return "its result is an output, and not quantized"
     for user in value.consumers():
-        if user.op_type in _MOVERS:
+        if user.op_type in _PASSED:
             reader = _float_reader(user.outputs[0])
             if reader is not None:
                 return reader
         elif user.op_type != "QuantizeLinear":
-            remedy = ": calibrate for the target onnxruntime" if user.op_type == "Add" else ""
+            joins = user.op_type == "Add" and all(constant_of(addend) is None for addend in user.inputs)
+            remedy = ": calibrate for the target onnxruntime" if joins else ""
             return f"its result goes to {user.op_type} {user.name}, which is not quantized{remedy}"
     return None

@@ -18,7 +18,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from amct_tensorflow.export.onnx_edit import add_constant, add_node, constant_of
+from amct_tensorflow.export.onnx.edit import add_constant, add_node, constant_of
 
 _MOVERS = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "MaxPool")
 _UINT8 = (0, 255)

@@ -19,7 +19,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
-from amct_tensorflow.export.onnx_edit import (
+from amct_tensorflow.export.onnx.edit import (
     add_constant,
     add_dequantized,
     add_node,

@@ -1,7 +1,7 @@
 """From TensorFlow to ONNX with tf2onnx: everything but the integer weights, which the ONNX graph gets as inputs.
 
 tf2onnx would fold int8 constants and lose their scale. As inputs they come through with all that is done to them, a
-Transpose or Reshape, standing in the graph; `onnx_weights` then puts the integers in.
+Transpose or Reshape, standing in the graph; `weights.py` then puts the integers in.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def to_onnx(graph_def: GraphDef, inputs: Sequence[str], outputs: Sequence[str], 
                 input_names=tensors,
                 output_names=list(outputs),
                 opset=min(opset, _NEWEST_OF_TF2ONNX),
-                custom_op_handlers={"AscendQuant": (_quantize_and_dequantize, [])},
+                custom_op_handlers={"AscendQuant": (_quantize_and_dequantize, []), "Erfc": (_erfc, [])},
                 tensors_to_rename={tensor: tensor.removesuffix(":0") for tensor in (*tensors, *outputs)},
             )
     except Exception as error:  # tf2onnx raises what it comes across
@@ -85,6 +85,17 @@ def _quantize_and_dequantize(context: Any, node: Any, name: str, _: Any) -> None
         made = context.make_node(op_type, [tensor, *factors], shapes=[shape], dtypes=[dtype], op_name_scope=name)
         tensor = made.output[0]
     context.replace_all_inputs(node.output[0], tensor)
+    context.remove_node(name)
+
+
+def _erfc(context: Any, node: Any, name: str, _: Any) -> None:
+    """Puts 1 - Erf in the place of an Erfc, as gelu has it, which tf2onnx does not know; called by tf2onnx."""
+    dtype, shape = context.get_dtype(node.input[0]), context.get_shape(node.input[0])
+    one = context.make_const(utils.make_name(name), np.array(1, utils.map_onnx_to_numpy_type(dtype)))
+    erf = context.make_node("Erf", [node.input[0]], shapes=[shape], dtypes=[dtype], op_name_scope=name)
+    rest = [one.output[0], erf.output[0]]
+    made = context.make_node("Sub", rest, shapes=[shape], dtypes=[dtype], op_name_scope=name)
+    context.replace_all_inputs(node.output[0], made.output[0])
     context.remove_node(name)
 
 

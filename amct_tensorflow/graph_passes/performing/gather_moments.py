@@ -1,6 +1,7 @@
 """Performing: an InputMoments behind the op that calibrates the input of layers gathers its second moments.
 
-It stands there, and not before, so that data which cannot be calibrated with do not reach it.
+It stands there, and not before, so that data which cannot be calibrated with do not reach it. Layers that read one
+tensor with factors of their own have several such ops before them: the first feeds all, the others run before it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from amct_tensorflow.ops import RecordBook, tensorflow_ops
 def gather_moments(workspace: Workspace, book: RecordBook, batch_num: int, rounding: Rounding) -> None:
     """Runs the pass, after the one that inserts QuantIfmr."""
     for moments in rounding.moments:
-        with at_root(workspace.graph):
+        others = {layer.data.op.name: layer.data.op for layer in moments.layers[1:]}
+        others.pop(moments.layers[0].data.op.name, None)
+        with at_root(workspace.graph), workspace.graph.control_dependencies(list(others.values())):
             gathered = _input_moments(workspace, book, batch_num, moments, rounding.most_block)
         for layer in moments.layers:
             set_input(layer.op, layer.row.data_input, gathered)

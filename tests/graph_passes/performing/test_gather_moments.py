@@ -14,7 +14,7 @@ from small_models import batch, flat, graph_of, image, load, quantize, run, smal
 from test_products import PRODUCTS
 
 import amct_tensorflow as amct
-from amct_tensorflow.record import LayerRounding, read_rounding
+from amct_tensorflow.record import LayerRounding, read_record, read_rounding
 
 
 def found_by(build: Callable[..., Any], x: Any, folder: Path, fetches: str = "out:0", **settings: Any) -> Mapping:
@@ -178,3 +178,16 @@ def test_a_graph_that_was_imported(tmp_path):
         run(graph, "out:0", batch())
         files.append(Path(f"{record}.safetensors").read_bytes())
     assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("shift_n", [True, False])
+def test_layers_that_read_one_tensor_with_factors_of_their_own_are_all_calibrated(tmp_path, shift_n):
+    def build(net):
+        y = tf.nn.relu(net.conv(image(), "layer"))
+        tf.identity(net.conv(y, "a") + net.conv(y, "b"), name="out")
+
+    wide = {"activation_quant_params": {"search_range": [1.2, 1.3]}}
+    found = found_by(build, batch(), tmp_path, shift_n=shift_n, b=wide)
+    records = read_record(str(tmp_path / "record.txt"))
+    assert records["b"].scale_d > records["a"].scale_d
+    assert found["a"].inputs.mean.tobytes() == found["b"].inputs.mean.tobytes()

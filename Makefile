@@ -30,6 +30,7 @@ bench: $(VENV)/ready
 	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/peers.py
+	$(BIN)/python benchmarks/runtimes.py
 
 # TensorFlow first: the package's build then finds it and compiles the ops for it.
 $(VENV)/ready: pyproject.toml setup.py

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amct_tensorflow.arguments import check_types
-from amct_tensorflow.errors import AmctValueError
+from amct_tensorflow.errors import AmctRuntimeError, AmctValueError, reason_of
 from amct_tensorflow.export.kernels import ExportReport, log_layers
 from amct_tensorflow.export.quantized_model import QuantizedModel, require
 from amct_tensorflow.files import warn_if_exists, write_files
@@ -78,8 +78,22 @@ def _write(model: ir.Model, path: str) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         made = [os.path.join(folder, os.path.basename(name)) for name in paths]
         ir.save(model, made[0], external_data=os.path.basename(made[1]) if len(made) > 1 else None)
+        _check(made[0])
         for name in paths:
             warn_if_exists(name, _MODULE)
         contents = {name: Path(file).read_bytes() for name, file in zip(paths, made, strict=True)}
     write_files(contents, kind="ONNX model")
     return paths
+
+
+def _check(path: str) -> None:
+    """Raises `AmctRuntimeError` for a model that is not as ONNX wants it."""
+    import onnx
+
+    try:
+        onnx.checker.check_model(path, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise AmctRuntimeError(
+            f"the ONNX model that tf2onnx makes is not valid ({reason_of(error)}): try another opset, or name outputs "
+            "in front of what is named here"
+        ) from error

@@ -106,6 +106,37 @@ def test_an_op_that_onnx_cannot_express(refused, tmp_path):
     )
 
 
+def test_an_input_of_unknown_rank(refused, tmp_path):
+    def build(net):
+        y = net.matmul(tf.ensure_shape(image(shape=None), [None, 4]), "fc")
+        tf.nn.relu(y, name="out")
+
+    (tmp_path / "model").mkdir()
+    deployed = Deployed(build, ["out"], tmp_path / "model", feeds=[batch(shape=(4, 4))])
+    assert "input 'x' has an unknown number of axes" in refused(AmctValueError, deployed.file)
+
+
+def test_a_model_that_is_not_valid(refused, monkeypatch):
+    onnx = pytest.importorskip("onnx")
+
+    def check_model(*_, **__):
+        raise onnx.checker.ValidationError("Node (conv) is no good")
+
+    monkeypatch.setattr(onnx.checker, "check_model", check_model)
+    said = refused(AmctRuntimeError)
+    assert "the ONNX model that tf2onnx makes is not valid (Node (conv) is no good): try another opset" in said
+
+
+def test_whatever_tf2onnx_raises(refused, monkeypatch):
+    convert = pytest.importorskip("tf2onnx.convert")
+
+    def from_graph_def(*_, **__):
+        raise KeyError("lost")
+
+    monkeypatch.setattr(convert, "from_graph_def", from_graph_def)
+    assert refused(AmctRuntimeError) == "tf2onnx cannot convert the model: 'lost'"
+
+
 def test_opset(refused):
     assert "opset is 12, but must be 13 to" in refused(AmctValueError, opset=12)
     assert "opset is 999, but must be 13 to" in refused(AmctValueError, opset=999)

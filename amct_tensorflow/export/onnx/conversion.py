@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,7 @@ def to_onnx(graph_def: GraphDef, inputs: Sequence[str], outputs: Sequence[str], 
         AmctValueError: ONNX cannot express some op; names it.
         AmctRuntimeError: tf2onnx fails.
     """
+    _refuse_unknown_ranks(graph_def, inputs)
     tensors = [f"{name}:0" for name in inputs]
     try:
         with _silence():
@@ -54,8 +55,9 @@ def to_onnx(graph_def: GraphDef, inputs: Sequence[str], outputs: Sequence[str], 
                 tensors_to_rename={tensor: tensor.removesuffix(":0") for tensor in (*tensors, *outputs)},
             )
     except Exception as error:  # tf2onnx raises what it comes across
+        _refuse(f"{node.op} {node.name}" for node in graph_def.node if node.op.startswith("_Fused"))
         raise AmctRuntimeError(f"tf2onnx cannot convert the model: {reason_of(error)}") from error
-    _refuse_unknown(proto)
+    _refuse(f"{node.op_type} {node.name}" for node in _nodes(proto.graph) if not onnx.defs.has(node.op_type))
     if opset > _NEWEST_OF_TF2ONNX:
         proto = version_converter.convert_version(proto, opset)
     return ir.from_proto(proto)
@@ -99,13 +101,23 @@ def _erfc(context: Any, node: Any, name: str, _: Any) -> None:
     context.remove_node(name)
 
 
-def _refuse_unknown(model: onnx.ModelProto) -> None:
-    """Raises `AmctValueError` for the TensorFlow ops that are left."""
-    left = [f"{node.op_type} {node.name}" for node in _nodes(model.graph) if not onnx.defs.has(node.op_type)]
-    if left:
-        more = f" and {len(left) - _MOST_SHOWN} more" if len(left) > _MOST_SHOWN else ""
+def _refuse_unknown_ranks(graph_def: GraphDef, inputs: Sequence[str]) -> None:
+    """Raises `AmctValueError` for an input whose number of axes is not known: tf2onnx takes it for a scalar."""
+    for node in graph_def.node:
+        if node.name in inputs and ("shape" not in node.attr or node.attr["shape"].shape.unknown_rank):
+            raise AmctValueError(
+                f"input '{node.name}' has an unknown number of axes, which ONNX cannot express: give its placeholder a "
+                "shape, with None for sizes that are open, and quantize the model again"
+            )
+
+
+def _refuse(left: Iterable[str]) -> None:
+    """Raises `AmctValueError` for ops that stay as TensorFlow has them."""
+    names = list(left)
+    if names:
+        more = f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else ""
         raise AmctValueError(
-            f"ONNX cannot express {', '.join(left[:_MOST_SHOWN])}{more}: name outputs in front of it, and compute the "
+            f"ONNX cannot express {', '.join(names[:_MOST_SHOWN])}{more}: name outputs in front of it, and compute the "
             "rest outside of the model"
         )
 

@@ -162,6 +162,23 @@ def channel_axis(op: tf.Operation) -> int:
     return 1 if data_format(op) == "NCHW" else -1
 
 
+def channel_axes_of(op: tf.Operation) -> tuple[int, ...]:
+    """Returns the axes of the output channels in the weights of an op of a deployed graph."""
+    row = TABLE[op.type]
+    multiplication = _MULTIPLICATIONS.get(op.type)
+    return (row if multiplication is None else multiplication.of_matrices(row, op)).channel_axes
+
+
+def averaged_axes(op: tf.Operation) -> list[int] | None:
+    """Returns the axes that an AvgPool averages as a whole; None if its window is smaller, or it is another op."""
+    if op.type != "AvgPool" or op.inputs[0].shape.rank != 4:
+        return None
+    axes = [2, 3] if data_format(op) == "NCHW" else [1, 2]
+    sizes, results = (tensor.shape.as_list() for tensor in (op.inputs[0], op.outputs[0]))
+    whole = [sizes[axis] for axis in axes] == _pool_window(op) and all(results[axis] == 1 for axis in axes)
+    return axes if whole else None
+
+
 _MULTIPLICATIONS = {
     "MatMul": Multiplication(("transpose_a", "transpose_b"), rank=2, goes_on=((False, False),)),
     "SparseMatMul": Multiplication(("transpose_a", "transpose_b"), rank=2),

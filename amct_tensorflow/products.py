@@ -123,7 +123,7 @@ class Multiplication:
         elif self.of_two_tensors and not any(parameters):
             row = _of_two_tensors(row)
         if not swapped and self.transposes is not None and self._flags(op) in self.goes_on:
-            return row if row.second_input is not None else self._of_matrices(row, op)
+            return row if row.second_input is not None else self.of_matrices(row, op)
         labels = _labels_of_equation(op) if self.transposes is None else self._labels_of_matrices(op)
         if isinstance(labels, str):
             return _refused(row, labels)
@@ -140,7 +140,7 @@ class Multiplication:
         first, second = (bool(op.get_attr(name)) for name in self.transposes)
         return first, second
 
-    def _of_matrices(self, row: OpType, op: tf.Operation) -> OpType:
+    def of_matrices(self, row: OpType, op: tf.Operation) -> OpType:
         """Returns the row of an op whose second operand is a matrix, or one for each part of a batch."""
         rank = op.inputs[1].shape.rank or 2  # where it is not known, the weights are refused
         column, summed = (rank - 2, rank - 1) if self._flags(op)[1] else (rank - 1, rank - 2)

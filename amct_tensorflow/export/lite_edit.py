@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tensorflow.lite.python import schema_py_generated as schema
+
+from amct_tensorflow.graph.lite import schema
 
 INT8, FLOAT32 = schema.TensorType.INT8, schema.TensorType.FLOAT32
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tensorflow.lite.python import schema_py_generated as schema
-
 from amct_tensorflow.export.lite_edit import consumers, feed_instead, producer, remove_operators
-from amct_tensorflow.graph.lite import operator_name
+from amct_tensorflow.graph.lite import operator_name, schema
 
 _Factors = tuple[float, int]
 

@@ -13,12 +13,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.lite.python import schema_py_generated as schema
+from tensorflow.lite.python import schema_py_generated
 from tensorflow.lite.tools import flatbuffer_utils
 from tensorflow.python.eager import context
 
 from amct_tensorflow.errors import AmctRuntimeError, AmctValueError, reason_of
 from amct_tensorflow.graph.model_file import GraphDef
+
+schema = schema_py_generated  # for those who edit such objects
 
 _OPERATORS = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
 _LOGGERS = ("absl", "tensorflow")

@@ -139,6 +139,8 @@ def _check(command: Command, values: flags.FlagValues) -> None:
     """Raises `UsageError` for values that cannot be parsed, or that do not go together."""
     if values.outputs is not None:
         output_list(values.outputs)
+    if command is EXPORT:
+        _check_export(values)
     if command is not CALIBRATION:
         return
     for source, excluded in _EXCLUSIVE.items():
@@ -151,6 +153,12 @@ def _check(command: Command, values: flags.FlagValues) -> None:
             "--compression_optimize_conf"
         )
     _check_data_options(values)
+
+
+def _check_export(values: flags.FlagValues) -> None:
+    for option, file_format in (("opset", "onnx"), ("integer_io", "tflite")):
+        if values[option].present and values.format != file_format:
+            raise UsageError(f"--{option} is for --format {file_format}: leave it out")
 
 
 def _check_data_options(values: flags.FlagValues) -> None:
@@ -347,22 +355,26 @@ INSPECT = Command(
 
 EXPORT = Command(
     name="export",
-    summary="give an int8 model to a runtime with int8 kernels, as ONNX",
+    summary="give an int8 model to a runtime with int8 kernels",
     description=(
-        "Writes <save_path>.onnx with the scales, integer weights and biases of the int8 model, and says which layers\n"
-        "onnxruntime computes in int8, and why not the others. A model that was calibrated with --target onnxruntime\n"
-        "has more of them."
+        "Writes <save_path>.onnx for onnxruntime, or <save_path>.tflite for LiteRT, with the scales, integer weights\n"
+        "and biases of the int8 model, and says which layers the runtime computes in int8, and why not the others. A\n"
+        "model that was calibrated with --target onnxruntime has more of them, for both."
     ),
-    example="  amct_tensorflow export --model out/model_quantized.pb --save_path out/model --format onnx",
+    example=(
+        "  amct_tensorflow export --model out/model_quantized.pb --save_path out/model --format onnx\n"
+        "  amct_tensorflow export --model out/model_quantized.pb --save_path out/model --format tflite"
+    ),
     groups=(
         (
             "model",
             (
                 Option("model", "PATH", "the int8 model: <save_path>_quantized.pb", required=True),
-                Option("save_path", "PATH", "the file to write, .onnx is added where it is missing", required=True),
-                Option("format", "NAME", "onnx. Default: onnx", kind="choice", choices=("onnx",)),
+                Option("save_path", "PATH", "the file to write; its ending may be left out", required=True),
+                Option("format", "NAME", "onnx or tflite. Default: onnx", kind="choice", choices=("onnx", "tflite")),
                 _OUTPUTS_TO_INSPECT,
-                Option("opset", "N", "version of ONNX's operators, from 13 on. Default: 17", kind="count"),
+                Option("opset", "N", "onnx: version of the operators, from 13 on. Default: 17", kind="count"),
+                Option("integer_io", "", "tflite: inputs and outputs that have scales are int8", kind="switch"),
             ),
         ),
         ("always", _ALWAYS),

@@ -11,25 +11,25 @@ from amct_tensorflow_cli.calibration import screen
 from amct_tensorflow_cli.summary import print_files, print_listed, print_log
 from amct_tensorflow_cli.values import output_list
 
-_DEFAULT_OPSET = 17
-
 
 def run(options: FlagValues) -> None:
     """Runs the command."""
     with screen(options.verbose):
         outputs = None if options.outputs is None else output_list(options.outputs)
         with progress.status(f"exporting {options.model}"):
-            report = amct.export_onnx(options.model, options.save_path, outputs, opset=options.opset or _DEFAULT_OPSET)
-        _print_report(report, "onnxruntime")
+            if options.format == "tflite":
+                report = amct.export_tflite(options.model, options.save_path, outputs, integer_io=options.integer_io)
+            else:
+                opset = {} if options.opset is None else {"opset": options.opset}
+                report = amct.export_onnx(options.model, options.save_path, outputs, **opset)
+        _print_report(report)
 
 
-def _print_report(report: ExportReport, runtime: str) -> None:
+def _print_report(report: ExportReport) -> None:
     in_float = report.in_float
     in_int8 = len(report.layers) - len(in_float)
-    print(
-        f"{in_int8} of {len(report.layers)} quantized layers run in int8 in {runtime}"
-        + (", in float:" if in_float else "")
-    )
+    colon = ", in float:" if in_float else ""
+    print(f"{in_int8} of {len(report.layers)} quantized layers run in int8 in {report.runtime}{colon}")
     print_listed([f"{layer.op_type} {layer.name}: {layer.reason}" for layer in in_float])
     for title, names in (("inputs", report.inputs), ("outputs", report.outputs)):
         print(f"{title}: {', '.join(names)}")

@@ -36,7 +36,7 @@ def main(runtime: str, model: str, batch: str, *outputs: str) -> None:
 
 def _data(shape: Sequence[Any], dtype: Any, batch: int) -> np.ndarray:
     """Returns an input of the batch size; `shape` has something else than a number where a size is not known."""
-    sizes = [size if isinstance(size, int) and size > 0 else 0 for size in shape]
+    sizes = [int(size) if isinstance(size, (int, np.integer)) and size > 0 else 0 for size in shape]
     if sizes and not sizes[0]:
         sizes[0] = batch
     if 0 in sizes:
@@ -77,7 +77,9 @@ def _tflite(model: str, batch: int, _: Sequence[str]) -> Run:
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError:
-        from tensorflow.lite import Interpreter
+        import tensorflow as tf
+
+        Interpreter = tf.lite.Interpreter
     interpreter = Interpreter(model_path=model, num_threads=os.cpu_count())
     for detail in interpreter.get_input_details():
         data = _data(detail["shape_signature"], detail["dtype"], batch)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
 from amct_tensorflow.log import LOGGER
 
@@ -28,12 +27,14 @@ class ExportReport:
     """What an export did.
 
     Attributes:
+        runtime: the runtime that the files are for.
         files: the paths of the files that were written.
         layers: the quantized layers of the model, in graph order.
         inputs: how the inputs are called in the file.
         outputs: how the outputs are called in the file, in the order in which they were named.
     """
 
+    runtime: str
     files: tuple[str, ...]
     layers: tuple[ExportedLayer, ...]
     inputs: tuple[str, ...]
@@ -45,10 +46,11 @@ class ExportReport:
         return [layer for layer in self.layers if layer.reason is not None]
 
 
-def log_layers(layers: Sequence[ExportedLayer], runtime: str, module: str) -> None:
+def log_report(report: ExportReport, module: str) -> None:
     """Logs a line for each layer, and how many of them there are."""
-    for layer in layers:
+    for layer in report.layers:
         how = "int8" if layer.reason is None else f"left float because {layer.reason}"
         LOGGER.push_info_message(f"{layer.op_type} {layer.name}: {how}", module)
-    in_int8 = sum(layer.reason is None for layer in layers)
-    LOGGER.push_info_message(f"{in_int8} of {len(layers)} quantized layers run in int8 in {runtime}", module)
+    total = len(report.layers)
+    in_int8 = total - len(report.in_float)
+    LOGGER.push_info_message(f"{in_int8} of {total} quantized layers run in int8 in {report.runtime}", module)

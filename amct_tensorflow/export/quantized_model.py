@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 
 import tensorflow as tf
 
 from amct_tensorflow.arguments import output_names
-from amct_tensorflow.errors import AmctRuntimeError, AmctValueError
+from amct_tensorflow.errors import AmctValueError
 from amct_tensorflow.graph.edit import upstream
 from amct_tensorflow.graph.ends import natural_outputs, needed_inputs, resolve_outputs
 from amct_tensorflow.graph.sources import ModelSource, name_of, read_model
@@ -51,12 +50,3 @@ class QuantizedModel:
                 "or convert_model wrote"
             )
         return cls(where, graph, needed_inputs(graph, ends), ends, layers)
-
-
-def require(extra: str, *modules: str) -> None:
-    """Raises `AmctRuntimeError` if a module that the extra of this name installs is missing."""
-    missing = [name for name in modules if importlib.util.find_spec(name) is None]
-    if missing:
-        raise AmctRuntimeError(
-            f"{' and '.join(missing)} is needed for that and not installed: run pip install 'amct_tensorflow[{extra}]'"
-        )

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from amct_tensorflow.arguments import check_types
 from amct_tensorflow.errors import AmctRuntimeError, AmctValueError, reason_of
-from amct_tensorflow.export.kernels import ExportReport, log_layers
-from amct_tensorflow.export.quantized_model import QuantizedModel, require
+from amct_tensorflow.export.checks import file_of, require
+from amct_tensorflow.export.kernels import ExportReport, log_report
+from amct_tensorflow.export.quantized_model import QuantizedModel
 from amct_tensorflow.files import warn_if_exists, write_files
 from amct_tensorflow.graph.sources import MODEL_TYPES, ModelSource
 from amct_tensorflow.log import LOGGER
@@ -57,16 +58,17 @@ def export_onnx(
         raise AmctValueError(
             f"opset is {opset}, but must be {_OLDEST_OPSET} to {NEWEST_OPSET}, the newest that the installed onnx knows"
         )
-    if os.path.basename(save_path) in ("", _SUFFIX):
-        raise AmctValueError(f"save_path '{save_path}' has no file name: give the path of the file to write")
-    path = save_path if save_path.endswith(_SUFFIX) else save_path + _SUFFIX
+    path = file_of(save_path, _SUFFIX)
     model = QuantizedModel.load(quantized_pb, outputs)
     exported, layers = onnx_model(model, opset)
     files = _write(exported, path)
-    log_layers(layers, "onnxruntime", _MODULE)
+    inputs, outputs_in_file = (
+        tuple(str(value.name) for value in values) for values in (exported.graph.inputs, exported.graph.outputs)
+    )
+    report = ExportReport("onnxruntime", tuple(files), tuple(layers), inputs, outputs_in_file)
+    log_report(report, _MODULE)
     LOGGER.push_info_message(f"The model is saved in <{path}>", _MODULE)
-    names = [[str(value.name) for value in values] for values in (exported.graph.inputs, exported.graph.outputs)]
-    return ExportReport(tuple(files), tuple(layers), *map(tuple, names))
+    return report
 
 
 def _write(model: ir.Model, path: str) -> list[str]:

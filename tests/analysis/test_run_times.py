@@ -42,9 +42,11 @@ def test_every_runtime_runs_its_own_model(model, monkeypatch, tmp_path):
         ("TensorFlow, float", {1: 1.0, 4: 2.0}),
         ("TensorFlow, as the chip computes", {1: 3.0, 4: 4.0}),
         ("onnxruntime, int8", {1: 5.0, 4: 6.0}),
+        ("LiteRT, int8", {1: 7.0, 4: 8.0}),
     ]
     assert ran[0] == ("tensorflow", "float.pb", 1, ["out:0"])
-    assert ran[-1] == ("onnxruntime", "int8.onnx", 4, ["out:0"])
+    assert ran[5] == ("onnxruntime", "int8.onnx", 4, ["out:0"])
+    assert ran[7] == ("tflite", "int8.tflite", 4, ["out:0"])
 
 
 def test_what_cannot_run_is_said(model, monkeypatch):
@@ -57,6 +59,7 @@ def test_what_cannot_run_is_said(model, monkeypatch):
         ({}, "tensorflow is tired"),
         ({}, "tensorflow is tired"),
         ({}, "it is not installed: run pip install onnxruntime"),
+        ({}, "tflite is tired"),
     ]
 
 
@@ -81,7 +84,8 @@ def test_the_programs(model, tmp_path, capsys):
     onnx = module._onnx(model, ["out:0"], str(tmp_path))
     time_model.main("tensorflow", model, "3", "out:0")
     time_model.main("onnxruntime", onnx, "3", "out:0")
-    assert all(float(line) > 0 for line in capsys.readouterr().out.splitlines()[-2:])
+    time_model.main("tflite", module._tflite(model, ["out:0"], str(tmp_path)), "3", "out:0")
+    assert all(float(line) > 0 for line in capsys.readouterr().out.splitlines()[-3:])
 
 
 @pytest.mark.usefixtures("quick")

@@ -35,12 +35,32 @@ def test_opset_and_outputs(cli, int8):
     assert onnx.load("m.onnx").opset_import[0].version == 18
 
 
+def test_tflite(cli, int8):
+    options = ("export", "--model", int8, "--save_path", "made/m", "--format", "tflite")
+    code, out, err = cli(*options, "--integer_io")
+    assert code == 0, err
+    assert out.startswith("2 of 3 quantized layers run in int8 in LiteRT, in float:\n  MatMul head/fc: ")
+    assert "inputs: x\noutputs: out\nwritten:\n  made/m.tflite" in out
+    assert Path("made/m.tflite").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--format", "tflite", "--opset", "17"), "--opset is for --format onnx: leave it out"),
+        (("--integer_io",), "--integer_io is for --format tflite: leave it out"),
+    ],
+)
+def test_options_of_the_other_format(failing, int8, options, said):
+    assert said in failing("export", "--model", int8, "--save_path", "m", *options, code=2)
+
+
 def test_bad_input(failing, model, int8):
     assert "has no int8 layer" in failing("export", "--model", model, "--save_path", "m")
     assert "output 'no' does not exist" in failing("export", "--model", int8, "--save_path", "m", "--outputs", "no")
     assert "opset is 3" in failing("export", "--model", int8, "--save_path", "m", "--opset", "3")
     line = failing("export", "--model", int8, "--save_path", "m", "--format", "xla", code=2)
-    assert "--format 'xla' is not one of its values: write onnx" in line
+    assert "--format 'xla' is not one of its values: write onnx or tflite" in line
     assert not Path("m.onnx").exists()
 
 
@@ -75,7 +95,7 @@ def test_inspect_with_times(cli, int8, monkeypatch):
     monkeypatch.setattr(module, "_milliseconds", lambda program, file, batch, outputs: 1.5 * batch)
     code, out, err = cli("inspect", "--model", int8, "--time")
     assert code == 0, err
-    table = out.splitlines()[-4:]
+    table = out.splitlines()[-5:]
     assert table[0].split() == ["runtime", "batch", "1", "batch", "32"]
     assert table[1].split() == ["TensorFlow,", "float", "1.50", "ms", "48.00", "ms"]
 

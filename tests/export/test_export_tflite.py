@@ -26,7 +26,7 @@ from small_models import (
 
 import amct_tensorflow as amct
 from amct_tensorflow.errors import AmctRuntimeError, AmctValueError
-from amct_tensorflow.export.lite_edit import INT8, constant_of, names_of
+from amct_tensorflow.export.lite.edit import INT8, constant_of, names_of
 from amct_tensorflow.export.quantized_model import QuantizedModel
 from amct_tensorflow.graph.lite import operator_name
 from amct_tensorflow.graph_passes.planning.find_deployed import offset_of, scale_of
@@ -516,7 +516,7 @@ def test_lines_and_file(tmp_path, capfd):
     for line in (
         "Conv2D a: int8",
         "Conv2D b: left float because its result is an output, which has no factors",
-        "1 of 2 quantized layers run in int8 in TFLite",
+        "1 of 2 quantized layers run in int8 in LiteRT",
         "of 1 layers have a weight of -128, which TFLite does not take, and are rounded anew: their weights keep an",
         "The file already exists at",
         f"The model is saved in <{report.files[0]}>",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from amct_tensorflow.export.narrow_weights import narrow
+from amct_tensorflow.export.lite.narrow_weights import narrow
 from amct_tensorflow.graph_passes.planning.find_deployed import IntegerWeights
 
 SHAPES = {"Conv2D": ((3, 3, 8, 16), (3,)), "depthwise": ((3, 3, 8, 2), (2, 3)), "transposed": ((3, 3, 16, 8), (2,))}

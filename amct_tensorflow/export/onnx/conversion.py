@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,13 +19,13 @@ from onnx import version_converter
 from tf2onnx import constants, convert, utils
 
 from amct_tensorflow.errors import AmctRuntimeError, AmctValueError, reason_of
+from amct_tensorflow.export.checks import refuse_ops
 from amct_tensorflow.graph.model_file import GraphDef
 
 NEWEST_OPSET = onnx.defs.onnx_opset_version()
 
 _NEWEST_OF_TF2ONNX = max(constants.OPSET_TO_IR_VERSION)
 _UINT8_ZERO = 128  # where int8 has its 0: x86 has faster kernels for uint8 activations
-_MOST_SHOWN = 5
 
 
 def to_onnx(graph_def: GraphDef, inputs: Sequence[str], outputs: Sequence[str], opset: int) -> ir.Model:
@@ -55,9 +55,10 @@ def to_onnx(graph_def: GraphDef, inputs: Sequence[str], outputs: Sequence[str], 
                 tensors_to_rename={tensor: tensor.removesuffix(":0") for tensor in (*tensors, *outputs)},
             )
     except Exception as error:  # tf2onnx raises what it comes across
-        _refuse(f"{node.op} {node.name}" for node in graph_def.node if node.op.startswith("_Fused"))
+        refuse_ops((f"{node.op} {node.name}" for node in graph_def.node if node.op.startswith("_Fused")), "ONNX")
         raise AmctRuntimeError(f"tf2onnx cannot convert the model: {reason_of(error)}") from error
-    _refuse(f"{node.op_type} {node.name}" for node in _nodes(proto.graph) if not onnx.defs.has(node.op_type))
+    left = (node for node in _nodes(proto.graph) if not onnx.defs.has(node.op_type))
+    refuse_ops((f"{node.op_type} {node.name}" for node in left), "ONNX")
     if opset > _NEWEST_OF_TF2ONNX:
         proto = version_converter.convert_version(proto, opset)
     return ir.from_proto(proto)
@@ -109,17 +110,6 @@ def _refuse_unknown_ranks(graph_def: GraphDef, inputs: Sequence[str]) -> None:
                 f"input '{node.name}' has an unknown number of axes, which ONNX cannot express: give its placeholder a "
                 "shape, with None for sizes that are open, and quantize the model again"
             )
-
-
-def _refuse(left: Iterable[str]) -> None:
-    """Raises `AmctValueError` for ops that stay as TensorFlow has them."""
-    names = list(left)
-    if names:
-        more = f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else ""
-        raise AmctValueError(
-            f"ONNX cannot express {', '.join(names[:_MOST_SHOWN])}{more}: name outputs in front of it, and compute the "
-            "rest outside of the model"
-        )
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:

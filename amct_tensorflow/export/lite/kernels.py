@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from amct_tensorflow.export.lite_edit import INT8, consumers, names_of
+from amct_tensorflow.export.lite.edit import INT8, consumers, names_of
 from amct_tensorflow.graph.lite import operator_name
 
 _MOVERS = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS", "TRANSPOSE")

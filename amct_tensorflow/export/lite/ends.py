@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from amct_tensorflow.export.lite_edit import consumers, feed_instead, producer, remove_operators
+from amct_tensorflow.export.lite.edit import consumers, feed_instead, producer, remove_operators
 from amct_tensorflow.graph.lite import operator_name, schema
 
 _Factors = tuple[float, int]

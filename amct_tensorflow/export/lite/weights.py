@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from amct_tensorflow.errors import AmctRuntimeError
-from amct_tensorflow.export.lite_edit import (
+from amct_tensorflow.export.lite.edit import (
     INT8,
     add_dequantized,
     constant_of,
@@ -34,7 +34,7 @@ from amct_tensorflow.export.lite_edit import (
     set_bias,
     set_constant,
 )
-from amct_tensorflow.export.narrow_weights import NarrowWeights
+from amct_tensorflow.export.lite.narrow_weights import NarrowWeights
 from amct_tensorflow.graph.lite import operator_name
 from amct_tensorflow.graph_passes.planning.find_deployed import IntegerWeights
 

@@ -8,100 +8,28 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from exported import Exported, onnx
+from families import (
+    FAMILIES,
+    POSITIVE,
+    attention,
+    batch_matmul,
+    between,
+    clipped,
+    einsum,
+    matmul,
+    plain,
+    residual,
+    stem,
+    transposed,
+)
 from hypothesis import HealthCheck, assume, given, settings
 from random_graphs import random_nets
-from small_models import Net, avg_pool, batch, constant, flat, image
+from small_models import Net, batch, constant, flat, image
 
 from amct_tensorflow.errors import AmctRuntimeError
 
 # The same values but for single roundings; these nets are too small for them to spread.
 SAME = 60
-
-POSITIVE = batch(1) + np.float32(3)  # activations far from symmetric
-
-
-def between(first, second):
-    """A layer of a family between two convolutions, whose factors make its result integers."""
-    return lambda net: tf.identity(net.conv(second(net, first(net)), "last"), name="out")
-
-
-def stem(net):
-    return tf.nn.relu(net.bias(net.conv(image(), "stem"), "stem/bias"))
-
-
-def plain(net, x):
-    return tf.nn.relu(net.bias(net.conv(x, "layer"), "layer/bias"))
-
-
-def depthwise(net, x):
-    return tf.nn.relu6(net.bias(net.depthwise(x, "layer", multiplier=2), "layer/bias"))
-
-
-def strided(net, x):
-    return net.bias(net.conv(x, "layer", strides=[1, 2, 2, 1]), "layer/bias")
-
-
-def valid(net, x):
-    return net.conv(x, "layer", padding="VALID")
-
-
-def explicitly_padded(net, x):
-    return net.conv(x, "layer", padding="EXPLICIT", explicit_paddings=[0, 0, 1, 2, 0, 1, 0, 0])
-
-
-def padded_before(net, x):
-    return net.conv(tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]]), "layer", padding="VALID")
-
-
-def dilated(net, x):
-    return net.conv(x, "layer", dilations=[1, 2, 2, 1])
-
-
-def grouped(net, x):
-    return tf.nn.relu(net.conv(x, "layer", groups=2))
-
-
-def normalized(net, x):
-    return tf.nn.relu(net.batch_norm(net.conv(x, "layer"), "layer/bn"))
-
-
-def pooled(net, x):
-    return avg_pool(x, "layer")
-
-
-def pooled_with_padding(net, x):
-    return avg_pool(x, "layer", size=3, strides=[1, 2, 2, 1], padding="SAME")
-
-
-def pooled_globally(net, x):
-    return avg_pool(x, "layer", size=8)
-
-
-def largest(net, x):
-    return tf.nn.max_pool2d(net.conv(x, "layer"), 2, 2, "VALID")
-
-
-def reshaped(net, x):
-    y = tf.reshape(net.conv(x, "layer"), [-1, 4, 16, 6])
-    return tf.nn.relu6(y)
-
-
-FAMILIES = {
-    "Conv2D": plain,
-    "DepthwiseConv2dNative with a multiplier": depthwise,
-    "Conv2D with strides": strided,
-    "Conv2D without padding": valid,
-    "Conv2D with explicit padding": explicitly_padded,
-    "Conv2D behind a Pad": padded_before,
-    "Conv2D with dilations": dilated,
-    "Conv2D in groups": grouped,
-    "Conv2D with a batch norm": normalized,
-    "AvgPool": pooled,
-    "AvgPool with padding": pooled_with_padding,
-    "AvgPool of all": pooled_globally,
-    "Conv2D with a MaxPool": largest,
-    "Conv2D with a Reshape": reshaped,
-}
 
 
 @pytest.mark.parametrize("symmetric", [False, True], ids=["asymmetric", "symmetric"])
@@ -112,28 +40,6 @@ def test_a_family_of_ops_in_int8(tmp_path, family, symmetric):
     assert exported.sqnr(feeds[0]) > SAME
     assert exported.reasons == {"stem": None, "layer": None, "last": "its result is an output, and not quantized"}
     assert exported.in_int8 == 2
-
-
-def matmul(net):
-    y = tf.nn.relu(net.bias(net.matmul(flat(image()), "first"), "first/bias"))
-    net.bias(net.matmul(y, "second"), "out")
-
-
-def batch_matmul(net):
-    x = image()
-    y = tf.raw_ops.BatchMatMulV2(x=x, y=constant(net.random("w", (4, 6)), "w"), name="first")
-    tf.identity(net.bias(y, "bias"), name="out")
-
-
-def attention(net):
-    x = tf.reshape(image(), [-1, 64, 4])
-    scores = tf.nn.softmax(tf.matmul(x, x, transpose_b=True, name="first"))
-    tf.identity(tf.matmul(scores, x, name="second"), name="out")
-
-
-def einsum(net):
-    y = tf.einsum("bhwc,cd->bhwd", image(), constant(net.random("w", (4, 6)), "w"))
-    tf.identity(tf.nn.relu(net.bias(y, "bias")), name="out")
 
 
 @pytest.mark.parametrize("build", [matmul, batch_matmul, attention, einsum])
@@ -199,11 +105,6 @@ def test_layers_that_share_weights_share_them_in_the_file(tmp_path):
 # Relu, Relu6
 
 
-def clipped(net):
-    y = tf.nn.relu6(net.bias(net.conv(image(), "layer"), "layer/bias"))
-    tf.identity(net.conv(y, "last"), name="out")
-
-
 @pytest.mark.parametrize(("start", "clips"), [(0.7, 0), (1.2, 1)], ids=["below 6", "beyond 6"])
 def test_a_relu6_goes_into_the_quantizer_or_clips_integers(tmp_path, start, clips):
     feed = batch() * np.float32(10)
@@ -227,13 +128,6 @@ def test_a_relu_in_front_of_negative_values_clips_integers(tmp_path):
 
 
 # Additions, and target
-
-
-def residual(net):
-    stream = tf.nn.relu(net.bias(net.conv(image(), "stem/conv", 6), "stem/bias"))
-    y = net.conv(tf.nn.relu(net.conv(stream, "a/conv1")), "a/conv2")
-    y = tf.nn.relu(tf.raw_ops.AddV2(x=y, y=stream, name="a/add"))
-    tf.identity(net.conv(y, "b/conv"), name="out")
 
 
 @pytest.mark.parametrize(
@@ -267,13 +161,6 @@ def test_shifts_are_dropped(tmp_path):
 
 
 # What has no integer kernel
-
-
-def transposed(net, x):
-    weights = constant(net.random("layer", (3, 3, 5, 6)) / 6, "layer/w")
-    return tf.raw_ops.Conv2DBackpropInput(
-        input_sizes=[4, 8, 8, 5], filter=weights, out_backprop=x, strides=[1, 1, 1, 1], padding="SAME", name="layer"
-    )
 
 
 def test_a_transposed_convolution_is_float(tmp_path):

@@ -134,15 +134,16 @@ def clone(op: tf.Operation, name: str) -> tf.Operation:
     return _create(op, name, list(op.inputs), [output.dtype for output in op.outputs], _attributes(op))
 
 
-def clone_in_float32(op: tf.Operation, name: str, in_float32: Callable[[tf.Tensor], tf.Tensor]) -> tf.Operation:
-    """Returns a copy of `op` that computes in float32 what it computes in float16; `in_float32` casts its inputs."""
+def clone_in_type(
+    op: tf.Operation, name: str, old: tf.DType, new: tf.DType, convert: Callable[[tf.Tensor], tf.Tensor]
+) -> tf.Operation:
+    """Returns a copy of `op` that computes in one type what it computes in another; `convert` makes its inputs so."""
     attributes = _attributes(op)
-    half, single = tf.float16.as_datatype_enum, tf.float32.as_datatype_enum
     for key, value in attributes.items():
-        if value.type == half:
-            attributes[key] = tf.compat.v1.AttrValue(type=single)
-    inputs = [in_float32(tensor) if tensor.dtype == tf.float16 else tensor for tensor in op.inputs]
-    dtypes = [tf.float32 if output.dtype == tf.float16 else output.dtype for output in op.outputs]
+        if value.type == old.as_datatype_enum:
+            attributes[key] = tf.compat.v1.AttrValue(type=new.as_datatype_enum)
+    inputs = [convert(tensor) if tensor.dtype == old else tensor for tensor in op.inputs]
+    dtypes = [new if output.dtype == old else output.dtype for output in op.outputs]
     return _create(op, name, inputs, dtypes, attributes)
 
 

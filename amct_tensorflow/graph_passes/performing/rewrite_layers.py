@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection
 
 import tensorflow as tf
 
-from amct_tensorflow.graph.edit import at_root, clone, clone_in_float32, replace_uses, set_input
+from amct_tensorflow.graph.edit import at_root, clone, clone_in_type, replace_uses, set_input
 from amct_tensorflow.graph_passes.matrices import data_matrix, result_of, second_matrix
 from amct_tensorflow.graph_passes.workspace import Layer, Trail, Workspace
 from amct_tensorflow.layers import OpType
@@ -84,7 +84,7 @@ class _Adapters:
 
 
 def _put_clone(layer: Layer, adapters: _Adapters) -> tf.Operation:
-    return _put(layer, layer.op, clone_in_float32(layer.op, f"{layer.name}/quantized", adapters))
+    return _put(layer, layer.op, clone_in_type(layer.op, f"{layer.name}/quantized", tf.float16, tf.float32, adapters))
 
 
 def _put_product(layer: Layer, product: Product, weights: tf.Tensor | None, adapters: _Adapters) -> tf.Operation:

@@ -1,0 +1,335 @@
+"""export_tensorflow: what the int8 ops of TensorFlow compute is what the int8 model computes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from families import (
+    FAMILIES,
+    POSITIVE,
+    attention,
+    batch_matmul,
+    between,
+    clipped,
+    einsum,
+    matmul,
+    plain,
+    residual,
+    stem,
+    transposed,
+)
+from hypothesis import HealthCheck, assume, given, settings
+from random_graphs import random_nets
+from small_models import Deployed, Net, batch, constant, flat, image, load, run, sqnr
+
+import amct_tensorflow as amct
+from amct_tensorflow.errors import AmctRuntimeError, AmctTypeError, AmctValueError
+from amct_tensorflow.graph import int8_ops
+
+# The same values but for single roundings; these nets are too small for them to spread.
+SAME = 60
+
+INT8_OPS = ("_FusedQuantizedConv2D", "_FusedQuantizedDepthwiseConv2D", "_QuantizedMatMul")
+
+
+def has_vnni():
+    """Without, sums of two products may saturate at 16 bits."""
+    flags = Path("/proc/cpuinfo")
+    return flags.exists() and "vnni" in flags.read_text()
+
+
+pytestmark = pytest.mark.skipif(
+    not has_vnni() or not int8_ops.are_there(), reason="this CPU or TensorFlow has no exact int8 ops"
+)
+
+
+class Exported:
+    """An exported model.
+
+    Attributes:
+        deployed: the int8 model that it was made of.
+        report: what export_tensorflow returned.
+        graph: the exported graph.
+        ops: how many ops of each type are in it.
+    """
+
+    def __init__(self, build, folder, *, outputs=("out",), **settings):
+        ops = list(dict.fromkeys(name.partition(":")[0] for name in outputs))
+        settings = {"target": "onnxruntime", **settings}
+        self.deployed = Deployed(build, ops, folder, save_outputs=outputs, **settings)
+        self.report = amct.export_tensorflow(str(self.deployed.file), str(folder / "int8"), list(outputs))
+        self.graph = load(self.report.files[0])
+        self.ops = Counter(op.type for op in self.graph.get_operations())
+        assert not any(name.startswith("Ascend") for name in self.ops)
+
+    @property
+    def in_int8(self):
+        return sum(self.ops[name] for name in INT8_OPS)
+
+    @property
+    def reasons(self):
+        return {layer.name: layer.reason for layer in self.report.layers}
+
+    def sqnr(self, data):
+        tensors = [name if ":" in name else f"{name}:0" for name in self.deployed.outputs]
+        expected = run(self.deployed.graph, tensors, data)
+        return min(map(sqnr, expected, run(self.graph, tensors, data)))
+
+
+AVERAGES = "TensorFlow's int8 op would round the averages to the steps of its input"
+FLOAT_FAMILIES = {
+    "Conv2D in groups": "TensorFlow has no int8 op for groups of channels",
+    **dict.fromkeys(("AvgPool", "AvgPool with padding", "AvgPool of all"), AVERAGES),
+}
+
+
+def linear_stem(net):
+    return net.bias(net.conv(image(), "stem"), "stem/bias")
+
+
+ZERO_POINTS = {"symmetric": (linear_stem, batch(), False), "of Relu": (stem, POSITIVE, True)}
+ZERO_POINTS["asymmetric"] = linear_stem, batch() + np.float32(0.5), True
+
+
+@pytest.mark.parametrize("zero_point", ZERO_POINTS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_of_ops_in_int8(tmp_path, family, zero_point):
+    first, feed, activation_offset = ZERO_POINTS[zero_point]
+    exported = Exported(between(first, FAMILIES[family]), tmp_path, feeds=[feed], activation_offset=activation_offset)
+    offset = exported.deployed.records["layer"].offset_d
+    assert {"symmetric": offset == 0, "of Relu": offset == -128, "asymmetric": -128 < offset != 0}[zero_point]
+    assert exported.sqnr(feed) > SAME
+    assert exported.reasons == {"stem": None, "layer": FLOAT_FAMILIES.get(family), "last": None}
+    assert exported.in_int8 == (2 if family in FLOAT_FAMILIES else 3)
+    assert exported.ops["QuantizeV2"] == (2 if family in FLOAT_FAMILIES else 1)
+
+
+@pytest.mark.parametrize("build", [matmul, batch_matmul, einsum])
+def test_products_are_int8_also_where_floats_come_out(tmp_path, build):
+    exported = Exported(build, tmp_path, feeds=[POSITIVE])
+    assert exported.sqnr(POSITIVE) > SAME
+    assert set(exported.reasons.values()) == {None}
+    assert exported.in_int8 == len(exported.report.layers)
+
+
+def test_products_of_two_tensors_are_float(tmp_path):
+    exported = Exported(attention, tmp_path, feeds=[POSITIVE])
+    assert exported.sqnr(POSITIVE) > SAME
+    assert set(exported.reasons.values()) == {"TensorFlow has no int8 op for products of two computed tensors"}
+
+
+@pytest.mark.parametrize("channel_wise", [False, True], ids=["one scale", "a scale for each channel"])
+@pytest.mark.parametrize("family", ["Conv2D", "MatMul"])
+def test_one_scale_and_one_for_each_channel(tmp_path, family, channel_wise):
+    build, name = (between(stem, plain), "layer") if family == "Conv2D" else (matmul, "first")
+    params = {"weight_quant_params": {"channel_wise": channel_wise}}
+    exported = Exported(build, tmp_path, feeds=[POSITIVE], **{name: params})
+    assert exported.sqnr(POSITIVE) > SAME
+    assert exported.reasons[name] is None
+    assert exported.graph.get_operation_by_name(name).type in INT8_OPS
+
+
+@pytest.mark.parametrize("start", [0.7, 1.2], ids=["below 6", "beyond 6"])
+def test_a_relu6_goes_into_the_quantizer_or_clips_integers(tmp_path, start):
+    feed = batch() * np.float32(10)
+    params = {"activation_quant_params": {"search_range": [start, start + 0.1]}}
+    exported = Exported(clipped, tmp_path, feeds=[feed], last=params)
+    beyond = exported.deployed.records["last"].scale_d * 255 > 6
+    assert (exported.ops["Relu6"], exported.ops["Minimum"]) == (0, int(beyond))
+    assert exported.sqnr(feed) > SAME
+
+
+def test_a_relu_in_front_of_negative_values_clips_integers(tmp_path):
+    def build(net):
+        y = tf.nn.relu(net.bias(net.conv(image(), "layer"), "layer/bias"))
+        tf.identity(net.conv(y, "last"), name="out")
+
+    exported = Exported(build, tmp_path, activation_offset=False)
+    assert (exported.ops["Relu"], exported.ops["Maximum"]) == (0, 1)
+    assert exported.sqnr(batch()) > SAME
+
+
+@pytest.mark.parametrize("target", ["ascend", "onnxruntime"])
+def test_additions_are_float(tmp_path, target):
+    exported = Exported(residual, tmp_path, target=target, shift_n=False)
+    assert exported.sqnr(batch()) > SAME
+    assert set(exported.reasons.values()) == {None}
+
+
+def test_a_concat_of_integers(tmp_path):
+    def build(net):
+        x = stem(net)
+        y = tf.concat([net.conv(x, "a"), tf.nn.relu(net.conv(x, "b"))], 3)
+        tf.identity(net.conv(y, "last"), name="out")
+
+    exported = Exported(build, tmp_path)
+    assert exported.ops["QuantizeV2"] == 1
+    assert exported.sqnr(batch()) > SAME
+
+
+def test_shifts_are_dropped(tmp_path):
+    exported = Exported(between(stem, plain), tmp_path, target="ascend")
+    assert any(record.shift_bit for record in exported.deployed.records.values())
+    assert exported.sqnr(batch()) > 30
+
+
+def test_a_transposed_convolution_is_float(tmp_path):
+    exported = Exported(between(stem, transposed), tmp_path, feeds=[POSITIVE])
+    assert exported.sqnr(POSITIVE) > SAME
+    assert exported.reasons["layer"] == "TensorFlow has no int8 op for Conv2DBackpropInput"
+
+
+def test_a_convolution_in_three_dimensions_is_float(tmp_path):
+    def build(net):
+        weights = constant(net.random("w", (3, 3, 3, 4, 4)) / 10, "w")
+        x = image(shape=(None, 4, 8, 8, 4))
+        tf.raw_ops.Conv3D(input=x, filter=weights, strides=[1] * 5, padding="SAME", name="layer")
+        tf.identity(x.graph.get_tensor_by_name("layer:0"), name="out")
+
+    feed = batch(shape=(2, 4, 8, 8, 4))
+    exported = Exported(build, tmp_path, feeds=[feed])
+    assert exported.sqnr(feed) > SAME
+    assert exported.reasons == {"layer": "TensorFlow has no int8 op for Conv3D"}
+
+
+def test_products_by_batches_of_matrices_are_float(tmp_path):
+    def build(net):
+        x = tf.reshape(image(), [-1, 8, 8, 4])
+        tf.matmul(x, constant(net.random("w", (8, 4, 5)), "w"), name="out")
+
+    exported = Exported(build, tmp_path)
+    assert exported.sqnr(batch()) > SAME
+    assert set(exported.reasons.values()) == {"TensorFlow has no int8 op for batches of matrices"}
+
+
+def test_a_model_in_float16(tmp_path):
+    def build(net):
+        x = tf.cast(image(), tf.float16)
+        weights = [tf.constant((net.random(f"{at}", (3, 3, 4, 4)) / 6).astype(np.float16)) for at in range(2)]
+        y = tf.nn.conv2d(tf.nn.relu(tf.nn.conv2d(x, weights[0], 1, "SAME", name="first")), weights[1], 1, "SAME")
+        tf.cast(y, tf.float32, name="out")
+
+    exported = Exported(build, tmp_path)
+    assert exported.sqnr(batch()) > 35  # the results in float16 are rounded twice
+    assert exported.in_int8 == 2
+
+
+@pytest.mark.parametrize("depthwise", [False, True], ids=["Conv2D", "DepthwiseConv2dNative"])
+def test_a_channels_first_graph(tmp_path, depthwise):
+    def build(net):
+        x = image(shape=(None, 4, 8, 8))
+        layer = net.depthwise if depthwise else net.conv
+        y = tf.nn.relu(net.bias(layer(x, "layer", data_format="NCHW"), "layer/bias", data_format="NCHW"))
+        tf.identity(net.conv(y, "last", data_format="NCHW"), name="out")
+
+    feed = batch(shape=(2, 4, 8, 8)) + np.float32(2)
+    exported = Exported(build, tmp_path, feeds=[feed])
+    assert exported.sqnr(feed) > SAME
+    assert exported.in_int8 == 2
+
+
+# Sizes, names, outputs
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_padding_of_unknown_sizes(tmp_path, stride):
+    def build(net):
+        x = image(shape=(None, None, None, 4))
+        tf.identity(net.conv(x, "layer", strides=[1, stride, stride, 1]), name="out")
+
+    exported = Exported(build, tmp_path, activation_offset=False)
+    unknown = "how it pads depends on sizes of its input that are unknown"
+    assert exported.reasons["layer"] == (None if stride == 1 else unknown)
+    for size in (5, 8):
+        assert exported.sqnr(batch(shape=(3, size, size + 1, 4))) > SAME
+
+
+def test_names_and_outputs(tmp_path):
+    def build(net):
+        y = net.bias(net.conv(image(), "first"), "first/bias")
+        tf.split(net.conv(tf.nn.relu(y), "last"), 2, axis=3, name="out")
+
+    outputs = ["out:1", "first/bias", "out"]
+    exported = Exported(build, tmp_path, outputs=outputs)
+    assert (exported.report.inputs, exported.report.outputs) == (("x",), tuple(outputs))
+    assert exported.sqnr(batch()) > SAME
+    assert {op.name for op in exported.graph.get_operations()} >= {"x", "first", "first/bias", "last", "out"}
+    assert exported.in_int8 == 2
+
+
+def test_an_output_without_its_bias(tmp_path):
+    def build(net):
+        net.bias(net.conv(image(), "conv"), "out")
+
+    deployed = Deployed(build, ["out"], tmp_path, shift_n=False)
+    report = amct.export_tensorflow(str(deployed.file), str(tmp_path / "int8"), ["conv", "out"])
+    assert [layer.reason for layer in report.layers] == ["its result is an output without the bias"]
+    conv, out = run(load(report.files[0]), ["conv:0", "out:0"], batch())
+    np.testing.assert_allclose(out - conv, np.broadcast_to((out - conv)[0, 0, 0], out.shape), atol=1e-5)
+
+
+def test_size(tmp_path):
+    def build(net):
+        net.bias(net.matmul(flat(tf.nn.relu(net.matmul(flat(image()), "first", 512))), "second", 512), "out")
+
+    exported = Exported(build, tmp_path)
+    assert Path(exported.report.files[0]).stat().st_size < 0.28 * Path(exported.deployed.pb).stat().st_size
+
+
+@pytest.mark.parametrize("target", ["ascend", "onnxruntime"])
+def test_any_graph(tmp_path_factory, target):
+    @settings(max_examples=15, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @given(random_nets())
+    def check(net):
+        with tf.Graph().as_default():
+            net(Net())
+        try:
+            exported = Exported(
+                net, tmp_path_factory.mktemp("graph"), outputs=net.outputs, target=target, shift_n=False
+            )
+        except AmctRuntimeError as error:
+            assume("nothing would be quantized" not in str(error))
+            raise
+        assert exported.sqnr(batch()) > 35  # some are partly in float16
+        assert exported.in_int8 == sum(layer.reason is None for layer in exported.report.layers)
+
+    check()
+
+
+# Errors: nothing is written
+
+
+def test_errors(tmp_path, monkeypatch):
+    deployed = Deployed(matmul, ["out"], tmp_path)
+    made = tmp_path / "made"
+
+    def refused(kind, model=deployed.file, save_path="made/model.pb", **arguments):
+        with pytest.raises(kind) as raised:
+            amct.export_tensorflow(str(model), str(tmp_path / save_path), **arguments)
+        assert not made.exists()
+        return str(raised.value)
+
+    assert "has no int8 layer that its outputs need" in refused(AmctValueError, deployed.pb)
+    assert "output 'outt' does not exist" in refused(AmctValueError, outputs=["outt"])
+    assert "outputs must be a list" in refused(AmctTypeError, outputs="out")
+    assert "has no file name" in refused(AmctValueError, save_path="made/.pb")
+    (tmp_path / "taken.pb").mkdir()
+    assert "taken.pb cannot be written" in refused(AmctRuntimeError, save_path="taken")
+    monkeypatch.setattr(int8_ops, "are_there", lambda: False)
+    assert "without the int8 ops of oneDNN" in refused(AmctRuntimeError)
+
+
+def test_lines_and_an_earlier_file(tmp_path, capsys):
+    deployed = Deployed(between(stem, FAMILIES["AvgPool"]), ["out"], tmp_path)
+    for _ in range(2):
+        report = amct.export_tensorflow(str(deployed.file), str(tmp_path / "int8"))
+    assert report.files == (str(tmp_path / "int8.pb"),)
+    said = "".join(capsys.readouterr())
+    assert said.count("will be overwritten") == 1
+    assert "Conv2D stem: int8" in said
+    assert f"AvgPool layer: left float because {AVERAGES}" in said
+    assert "2 of 3 quantized layers run in int8 in TensorFlow" in said

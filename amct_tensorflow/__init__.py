@@ -6,8 +6,8 @@ Importing it registers the deployment ops, so that a quantized .pb loads with ``
 from amct_tensorflow._version import __version__
 from amct_tensorflow.errors import AmctError
 from amct_tensorflow.export.to_onnx import export_onnx
-from amct_tensorflow.export.to_tflite import export_tflite
 from amct_tensorflow.export.to_tensorflow import export_tensorflow
+from amct_tensorflow.export.to_tflite import export_tflite
 from amct_tensorflow.load import load_graph
 from amct_tensorflow.log import LOGGER, set_logging_level
 from amct_tensorflow.ops import set_log_sink
@@ -27,8 +27,8 @@ __all__ = [
     "convert_qat_model",
     "create_quant_config",
     "export_onnx",
-    "export_tflite",
     "export_tensorflow",
+    "export_tflite",
     "load_graph",
     "quantize_model",
     "quantize_preprocess",

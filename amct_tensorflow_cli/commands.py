@@ -357,9 +357,9 @@ EXPORT = Command(
     name="export",
     summary="give an int8 model to a runtime with int8 kernels",
     description=(
-        "Writes <save_path>.onnx for onnxruntime, or <save_path>.tflite for LiteRT, with the scales, integer weights\n"
-        "and biases of the int8 model, and says which layers the runtime computes in int8, and why not the others. A\n"
-        "model that was calibrated with --target onnxruntime has more of them, for both."
+        "Writes <save_path>.onnx for onnxruntime, <save_path>.tflite for LiteRT, or <save_path>.pb for TensorFlow\n"
+        "on x86, with the scales, integer weights and biases of the int8 model, and says which layers the runtime\n"
+        "computes in int8, and why not the others. A model that was calibrated with --target onnxruntime has more."
     ),
     example=(
         "  amct_tensorflow export --model out/model_quantized.pb --save_path out/model --format onnx\n"
@@ -371,7 +371,13 @@ EXPORT = Command(
             (
                 Option("model", "PATH", "the int8 model: <save_path>_quantized.pb", required=True),
                 Option("save_path", "PATH", "the file to write; its ending may be left out", required=True),
-                Option("format", "NAME", "onnx or tflite. Default: onnx", kind="choice", choices=("onnx", "tflite")),
+                Option(
+                    "format",
+                    "NAME",
+                    "onnx, tflite or tensorflow. Default: onnx",
+                    kind="choice",
+                    choices=("onnx", "tflite", "tensorflow"),
+                ),
                 _OUTPUTS_TO_INSPECT,
                 Option("opset", "N", "onnx: version of the operators, from 13 on. Default: 17", kind="count"),
                 Option("integer_io", "", "tflite: inputs and outputs that have scales are int8", kind="switch"),

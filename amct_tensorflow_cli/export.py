@@ -17,7 +17,9 @@ def run(options: FlagValues) -> None:
     with screen(options.verbose):
         outputs = None if options.outputs is None else output_list(options.outputs)
         with progress.status(f"exporting {options.model}"):
-            if options.format == "tflite":
+            if options.format == "tensorflow":
+                report = amct.export_tensorflow(options.model, options.save_path, outputs)
+            elif options.format == "tflite":
                 report = amct.export_tflite(options.model, options.save_path, outputs, integer_io=options.integer_io)
             else:
                 opset = {} if options.opset is None else {"opset": options.opset}

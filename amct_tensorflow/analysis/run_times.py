@@ -19,6 +19,7 @@ from amct_tensorflow.analysis import time_model
 from amct_tensorflow.errors import AmctError, AmctRuntimeError
 from amct_tensorflow.export.quantized_model import QuantizedModel
 from amct_tensorflow.export.to_onnx import export_onnx
+from amct_tensorflow.export.to_tensorflow import export_tensorflow
 from amct_tensorflow.export.to_tflite import export_tflite
 from amct_tensorflow.graph.edit import replace_uses
 from amct_tensorflow.graph.model_file import extract, serialize
@@ -132,6 +133,10 @@ def _onnx(model: ModelSource, outputs: list[str], folder: str) -> str:
     return export_onnx(model, os.path.join(folder, "int8.onnx"), outputs).files[0]
 
 
+def _int8_ops(model: ModelSource, outputs: list[str], folder: str) -> str:
+    return export_tensorflow(model, os.path.join(folder, "int8_ops.pb"), outputs).files[0]
+
+
 def _tflite(model: ModelSource, outputs: list[str], folder: str) -> str:
     return export_tflite(model, os.path.join(folder, "int8.tflite"), outputs).files[0]
 
@@ -139,6 +144,7 @@ def _tflite(model: ModelSource, outputs: list[str], folder: str) -> str:
 _RUNTIMES = (
     _Runtime("TensorFlow, float", "tensorflow", _float_pb),
     _Runtime("TensorFlow, as the chip computes", "tensorflow", _int8_pb),
+    _Runtime("TensorFlow, int8", "tensorflow", _int8_ops),
     _Runtime("onnxruntime, int8", "onnxruntime", _onnx),
     _Runtime("LiteRT, int8", "tflite", _tflite),
 )

@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterable
 
 from amct_tensorflow.errors import AmctRuntimeError, AmctValueError
+from amct_tensorflow.files import is_same_file
+from amct_tensorflow.graph.sources import ModelSource
 
 _MOST_SHOWN = 5
 
@@ -20,15 +22,18 @@ def require(extra: str, *modules: str) -> None:
         )
 
 
-def file_of(save_path: str, suffix: str) -> str:
+def file_of(save_path: str, suffix: str, model: ModelSource) -> str:
     """Returns the file to write, with its ending.
 
     Raises:
-        AmctValueError: it has no name.
+        AmctValueError: it has no name, or is the model itself.
     """
     if os.path.basename(save_path) in ("", suffix):
         raise AmctValueError(f"save_path '{save_path}' has no file name: give the path of the file to write")
-    return save_path if save_path.endswith(suffix) else save_path + suffix
+    path = save_path if save_path.endswith(suffix) else save_path + suffix
+    if isinstance(model, str) and is_same_file(model, path):
+        raise AmctValueError(f"save_path {save_path} would overwrite the model {model}: choose another name")
+    return path
 
 
 def refuse_ops(ops: Iterable[str], what: str) -> None:

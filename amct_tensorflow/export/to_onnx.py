@@ -58,7 +58,7 @@ def export_onnx(
         raise AmctValueError(
             f"opset is {opset}, but must be {_OLDEST_OPSET} to {NEWEST_OPSET}, the newest that the installed onnx knows"
         )
-    path = file_of(save_path, _SUFFIX)
+    path = file_of(save_path, _SUFFIX, quantized_pb)
     model = QuantizedModel.load(quantized_pb, outputs)
     exported, layers = onnx_model(model, opset)
     files = _write(exported, path)

@@ -47,7 +47,7 @@ def export_tflite(
             TFLite cannot express it.
         AmctRuntimeError: the file cannot be written. Nothing is written then.
     """
-    path = file_of(save_path, _SUFFIX)
+    path = file_of(save_path, _SUFFIX, quantized_pb)
     model = QuantizedModel.load(quantized_pb, outputs)
     weights = {
         layer.name: narrow(layer.integers(), channel_axes_of(layer.op))

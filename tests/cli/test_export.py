@@ -44,6 +44,20 @@ def test_tflite(cli, int8):
     assert Path("made/m.tflite").exists()
 
 
+def test_tensorflow(cli, int8):
+    code, out, err = cli("export", "--model", int8, "--save_path", "made/m", "--format", "tensorflow")
+    assert code == 0, err
+    assert "quantized layers run in int8 in TensorFlow" in out
+    assert "inputs: x\noutputs: out\nwritten:\n  made/m.pb" in out
+
+
+def test_the_model_itself_is_not_overwritten(failing, int8):
+    before = Path(int8).read_bytes()
+    options = ("export", "--model", int8, "--save_path", int8.removesuffix(".pb"), "--format", "tensorflow")
+    assert "would overwrite the model out/m_quantized.pb: choose another name" in failing(*options)
+    assert Path(int8).read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -60,7 +74,7 @@ def test_bad_input(failing, model, int8):
     assert "output 'no' does not exist" in failing("export", "--model", int8, "--save_path", "m", "--outputs", "no")
     assert "opset is 3" in failing("export", "--model", int8, "--save_path", "m", "--opset", "3")
     line = failing("export", "--model", int8, "--save_path", "m", "--format", "xla", code=2)
-    assert "--format 'xla' is not one of its values: write onnx or tflite" in line
+    assert "--format 'xla' is not one of its values: write onnx or tflite or tensorflow" in line
     assert not Path("m.onnx").exists()
 
 
@@ -95,7 +109,7 @@ def test_inspect_with_times(cli, int8, monkeypatch):
     monkeypatch.setattr(module, "_milliseconds", lambda program, file, batch, outputs: 1.5 * batch)
     code, out, err = cli("inspect", "--model", int8, "--time")
     assert code == 0, err
-    table = out.splitlines()[-5:]
+    table = out.splitlines()[-6:]
     assert table[0].split() == ["runtime", "batch", "1", "batch", "32"]
     assert table[1].split() == ["TensorFlow,", "float", "1.50", "ms", "48.00", "ms"]
 

@@ -7,13 +7,12 @@ all alike; what is printed are the medians over the rounds.
 from __future__ import annotations
 
 import dataclasses
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -21,7 +20,10 @@ from common import load_graph, print_json, sqnr
 from real_models import mobilenet_v2, resnet8
 
 import amct_tensorflow as amct
-from amct_tensorflow.analysis import time_model
+from amct_tensorflow.analysis.run_times import milliseconds
+from amct_tensorflow.export.kernels import ExportReport
+
+Run: TypeAlias = Callable[[str, str, np.ndarray], np.ndarray]
 
 BATCHES, ROUNDS = (1, 32), 3
 
@@ -119,36 +121,41 @@ def float_onnx(net: Net, path: Path) -> str:
     return str(path)
 
 
-def milliseconds(runtime: str, model: str, batch: int, output: str) -> float:
-    """Returns the time of one run, measured in a process of its own."""
-    arguments = [sys.executable, time_model.__file__, runtime, model, str(batch), f"{output}:0"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
-    done = subprocess.run(arguments, capture_output=True, text=True, check=True, env=environment)
-    return float(done.stdout.split()[-1])
+def batches(images: np.ndarray) -> list[np.ndarray]:
+    """Returns images in batches of 50."""
+    return [images[start : start + 50] for start in range(0, len(images), 50)]
 
 
 def run_tensorflow(pb: str | Path, output: str, images: np.ndarray) -> np.ndarray:
     """Returns what a .pb puts out."""
     graph = load_graph(Path(pb))
     with tf.compat.v1.Session(graph=graph) as session:
-        name = input_of(graph)
-        return np.concatenate(
-            [
-                session.run(f"{output}:0", {f"{name}:0": images[start : start + 50]})
-                for start in range(0, len(images), 50)
-            ]
-        )
+        name = f"{input_of(graph)}:0"
+        return np.concatenate([session.run(f"{output}:0", {name: batch}) for batch in batches(images)])
 
 
-def run_onnx(model: str, images: np.ndarray) -> np.ndarray:
+def run_onnx(model: str, output: str, images: np.ndarray) -> np.ndarray:
     """Returns what an ONNX model puts out."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    return np.concatenate(
-        [session.run(None, {name: images[start : start + 50]})[0] for start in range(0, len(images), 50)]
-    )
+    return np.concatenate([session.run([output], {name: batch})[0] for batch in batches(images)])
+
+
+def run_tflite(model: str, output: str, images: np.ndarray) -> np.ndarray:
+    """Returns what a TFLite model puts out."""
+    runner = tf.lite.Interpreter(model).get_signature_runner()
+    [name] = runner.get_input_details()
+    return np.concatenate([runner(**{name: batch})[output] for batch in batches(images)])
+
+
+# A runtime -> its program for run times, what makes its model, and what runs that.
+RUNTIMES: dict[str, tuple[str, Callable[..., ExportReport], Run]] = {
+    "onnxruntime": ("onnxruntime", amct.export_onnx, run_onnx),
+    "LiteRT": ("tflite", amct.export_tflite, run_tflite),
+    "TensorFlow": ("tensorflow", amct.export_tensorflow, run_tensorflow),
+}
 
 
 def agreement(reference: np.ndarray, other: np.ndarray) -> dict[str, float]:
@@ -168,34 +175,39 @@ def measure(make: Callable[[Path], Net]) -> dict[str, object]:
         results: dict[str, object] = {}
         for target in ("ascend", "onnxruntime"):
             pb = quantize(net, folder, target)
-            report = amct.export_onnx(pb, str(folder / target), [net.output])
-            models[f"TensorFlow, int8 for {target}"] = "tensorflow", pb
-            models[f"onnxruntime, int8 for {target}"] = "onnxruntime", report.files[0]
-            facts: dict[str, object] = {
-                "layers in int8": f"{len(report.layers) - len(report.in_float)} of {len(report.layers)}",
-                "size, of the float .pb": round(Path(report.files[0]).stat().st_size / net.pb.stat().st_size, 3),
-            }
-            if net.evaluation is not None:
-                exported, simulated = (
-                    run_onnx(report.files[0], net.evaluation),
-                    run_tensorflow(pb, net.output, net.evaluation),
-                )
-                floats = run_tensorflow(net.pb, net.output, net.evaluation)
-                facts["beside the .pb"] = agreement(simulated, exported)
-                facts["beside the float model"] = agreement(floats, exported)
-                facts[".pb beside the float model"] = agreement(floats, simulated)
-            results[f"for {target}"] = facts
+            models[f"TensorFlow, as the chip computes, for {target}"] = "tensorflow", pb
+            for runtime, (program, export, run) in RUNTIMES.items():
+                report = export(pb, str(folder / f"for_{target}"), [net.output])
+                models[f"{runtime}, int8 for {target}"] = program, report.files[0]
+                results[f"{runtime} for {target}"] = facts(net, pb, report, run)
         return {**results, "milliseconds": times(models, net.output)}
+
+
+def facts(net: Net, pb: str, report: ExportReport, run: Run) -> dict[str, object]:
+    """Returns what is known of an exported model, beside the int8 model and the float model."""
+    size = Path(report.files[0]).stat().st_size / net.pb.stat().st_size
+    found: dict[str, object] = {
+        "layers in int8": f"{len(report.layers) - len(report.in_float)} of {len(report.layers)}",
+        "size, of the float .pb": round(size, 3),
+    }
+    if net.evaluation is not None:
+        exported = run(report.files[0], net.output, net.evaluation)
+        simulated, floats = (run_tensorflow(path, net.output, net.evaluation) for path in (pb, net.pb))
+        found["beside the .pb"] = agreement(simulated, exported)
+        found["beside the float model"] = agreement(floats, exported)
+        found[".pb beside the float model"] = agreement(floats, simulated)
+    return found
 
 
 def times(models: dict[str, tuple[str, str]], output: str) -> dict[str, dict[str, float]]:
     """Returns the milliseconds of each model for each batch size."""
     found: dict[str, dict[str, float]] = {}
     for batch in BATCHES:
-        rounds = [{name: milliseconds(*model, batch, output) for name, model in models.items()} for _ in range(ROUNDS)]
-        found[f"batch {batch}"] = {
-            name: round(statistics.median(times[name] for times in rounds), 2) for name in models
-        }
+        measured: dict[str, list[float]] = {name: [] for name in models}
+        for _ in range(ROUNDS):
+            for name, (program, file) in models.items():
+                measured[name].append(milliseconds(program, file, batch, [f"{output}:0"]))
+        found[f"batch {batch}"] = {name: round(statistics.median(times), 2) for name, times in measured.items()}
     return found
 
 

@@ -71,11 +71,11 @@ def make_float(net: object, path: Path) -> None:
 MAKERS: dict[str, Callable[..., None]] = {
     "float": make_float,
     "ours": make_ours,
-    "ours, joint_quant": lambda net, path: make_ours(net, path, joint_quant=True),
+    "ours, for onnxruntime": lambda net, path: make_ours(net, path, target="onnxruntime"),
     "TFLite converter": make_with("converter"),
     "ai-edge-quantizer": make_with("ai-edge"),
 }
-OURS = ("float", "ours", "ours, joint_quant", "TFLite converter")  # made without ai-edge-quantizer
+OURS = ("float", "ours", "ours, for onnxruntime", "TFLite converter")  # made without ai-edge-quantizer
 
 
 @dataclasses.dataclass(frozen=True)

@@ -84,12 +84,12 @@ class _Runtime:
         """Returns how long it takes, or why it cannot run."""
         try:
             file = self.make(model, outputs, folder)
-            return RunTime(self.name, {batch: _milliseconds(self.program, file, batch, outputs) for batch in batches})
+            return RunTime(self.name, {batch: milliseconds(self.program, file, batch, outputs) for batch in batches})
         except AmctError as error:
             return RunTime(self.name, {}, str(error))
 
 
-def _milliseconds(program: str, file: str, batch: int, outputs: Sequence[str]) -> float:
+def milliseconds(program: str, file: str, batch: int, outputs: Sequence[str]) -> float:
     """Returns the time of one run, measured in a process of its own."""
     packages = str(Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, (packages, os.environ.get("PYTHONPATH"))))

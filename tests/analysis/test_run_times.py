@@ -36,7 +36,7 @@ def test_every_runtime_runs_its_own_model(model, monkeypatch, tmp_path):
         ran.append((program, file.rsplit("/", 1)[1], batch_size, outputs))
         return float(len(ran))
 
-    monkeypatch.setattr(module, "_milliseconds", milliseconds)
+    monkeypatch.setattr(module, "milliseconds", milliseconds)
     found = run_times(model, batches=[1, 4])
     assert [(line.runtime, line.milliseconds) for line in found] == [
         ("TensorFlow, float", {1: 1.0, 4: 2.0}),
@@ -55,7 +55,7 @@ def test_what_cannot_run_is_said(model, monkeypatch):
     def milliseconds(program, *_):
         raise AmctRuntimeError(f"{program} is tired")
 
-    monkeypatch.setattr(module, "_milliseconds", milliseconds)
+    monkeypatch.setattr(module, "milliseconds", milliseconds)
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
     assert [(line.milliseconds, line.reason) for line in run_times(model)] == [
         ({}, "tensorflow is tired"),
@@ -72,12 +72,12 @@ def test_a_float_model(tmp_path):
 
 
 def test_a_process_of_its_own(model):
-    assert module._milliseconds("tensorflow", model, 2, ["out:0"]) > 0
+    assert module.milliseconds("tensorflow", model, 2, ["out:0"]) > 0
 
 
 def test_a_process_that_fails(model):
     with pytest.raises(AmctRuntimeError, match=r"it does not run: .*nothing"):
-        module._milliseconds("tensorflow", model, 2, ["nothing:0"])
+        module.milliseconds("tensorflow", model, 2, ["nothing:0"])
 
 
 @pytest.mark.usefixtures("quick")

@@ -106,7 +106,7 @@ def test_inspect_says_where_it_runs(cli, int8):
 
 
 def test_inspect_with_times(cli, int8, monkeypatch):
-    monkeypatch.setattr(module, "_milliseconds", lambda program, file, batch, outputs: 1.5 * batch)
+    monkeypatch.setattr(module, "milliseconds", lambda program, file, batch, outputs: 1.5 * batch)
     code, out, err = cli("inspect", "--model", int8, "--time")
     assert code == 0, err
     table = out.splitlines()[-6:]

@@ -66,6 +66,7 @@ def test_every_part(create):
     assert document == {
         "version": 1,
         "batch_num": 4,
+        "target": "ascend",
         "activation_offset": False,
         "joint_quant": False,
         "shift_n": True,

@@ -128,3 +128,17 @@ def set_logging_level(print_level: str = "info", save_level: str = "info") -> No
             raise AmctValueError(f"{name}{{'{level}'}} is invalid, only support {list(LEVELS)}")
         numbers.append(logging.getLevelName(level.upper()))
     LOGGER.set_levels(*numbers)
+
+
+@contextlib.contextmanager
+def silenced(*names: str) -> Iterator[None]:
+    """Keeps the loggers of other packages from saying anything: what goes wrong there is told in an error of ours."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

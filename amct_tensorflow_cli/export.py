@@ -6,7 +6,7 @@ from absl.flags import FlagValues
 
 import amct_tensorflow as amct
 from amct_tensorflow import progress
-from amct_tensorflow.export.kernels import ExportReport
+from amct_tensorflow.export.report import ExportReport
 from amct_tensorflow_cli.calibration import screen
 from amct_tensorflow_cli.summary import print_files, print_listed, print_log
 from amct_tensorflow_cli.values import output_list

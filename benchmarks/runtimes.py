@@ -21,7 +21,7 @@ from real_models import mobilenet_v2, resnet8
 
 import amct_tensorflow as amct
 from amct_tensorflow.analysis.run_times import milliseconds
-from amct_tensorflow.export.kernels import ExportReport
+from amct_tensorflow.export.report import ExportReport
 
 Run: TypeAlias = Callable[[str, str, np.ndarray], np.ndarray]
 

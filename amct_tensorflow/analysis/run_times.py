@@ -21,10 +21,9 @@ from amct_tensorflow.export.quantized_model import QuantizedModel
 from amct_tensorflow.export.to_onnx import export_onnx
 from amct_tensorflow.export.to_tensorflow import export_tensorflow
 from amct_tensorflow.export.to_tflite import export_tflite
-from amct_tensorflow.graph.edit import replace_uses
 from amct_tensorflow.graph.model_file import extract, serialize
 from amct_tensorflow.graph.sources import ModelSource, read_model
-from amct_tensorflow.graph_passes.performing.restore_reals import restore_reals
+from amct_tensorflow.graph_passes.performing.restore_reals import drop_rounding, float_weights, restore_reals
 
 BATCHES = (1, 32)
 
@@ -107,14 +106,8 @@ def milliseconds(program: str, file: str, batch: int, outputs: Sequence[str]) ->
 
 def _float_pb(model: ModelSource, outputs: list[str], folder: str) -> str:
     loaded = QuantizedModel.load(model, outputs)
-    moved = restore_reals(
-        loaded.graph,
-        loaded.layers,
-        lambda layer: tf.constant(layer.integers().in_reals(), name=f"{layer.name}/weights"),
-    )
-    for op in loaded.graph.get_operations():
-        if op.type == "AscendQuant":
-            replace_uses(op.outputs[0], op.inputs[0])
+    moved = restore_reals(loaded.graph, loaded.layers, float_weights)
+    drop_rounding(loaded.graph)
     return _write(loaded.graph, outputs, moved, os.path.join(folder, "float.pb"))
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from amct_tensorflow.export.kernels import ExportedLayer
 from amct_tensorflow.export.quantized_model import QuantizedModel
+from amct_tensorflow.export.report import ExportedLayer
 from amct_tensorflow.graph.edit import upstream
-from amct_tensorflow.graph.large_constants import add_constant
 from amct_tensorflow.graph.model_file import GraphDef, extract
 from amct_tensorflow.graph_passes.performing.insert_int8_ops import insert_int8_ops
-from amct_tensorflow.graph_passes.performing.restore_reals import restore_reals
+from amct_tensorflow.graph_passes.performing.restore_reals import float_weights, restore_reals
 from amct_tensorflow.graph_passes.planning.find_deployed import DeployedLayer
 from amct_tensorflow.graph_passes.planning.plan_int8_ops import Int8Layer, reason_against_int8_op
 
@@ -22,10 +21,10 @@ def int8_graph(model: QuantizedModel) -> tuple[GraphDef, list[ExportedLayer]]:
     planned = [Int8Layer.of(layer) for layer in model.layers if reasons[layer.name] is None]
 
     def make_weights(layer: DeployedLayer) -> tf.Tensor:
-        name = f"{layer.name}/weights"
-        if reasons[layer.name] is None:
-            return tf.compat.v1.placeholder(tf.float32, layer.op.inputs[layer.weight_input].shape, name)  # goes again
-        return add_constant(layer.integers().in_reals(), name)
+        if reasons[layer.name] is not None:
+            return float_weights(layer)
+        shape = layer.op.inputs[layer.weight_input].shape
+        return tf.compat.v1.placeholder(tf.float32, shape, f"{layer.name}/weights")  # goes again
 
     moved = restore_reals(model.graph, model.layers, make_weights)
     ends = [moved.get(tensor.op.name, tensor) for tensor in model.outputs]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from amct_tensorflow.arguments import check_types
 from amct_tensorflow.errors import AmctRuntimeError, AmctValueError, reason_of
 from amct_tensorflow.export.checks import file_of, require
-from amct_tensorflow.export.kernels import ExportReport, log_report
 from amct_tensorflow.export.quantized_model import QuantizedModel
+from amct_tensorflow.export.report import ExportReport, log_report
 from amct_tensorflow.files import warn_if_exists, write_files
 from amct_tensorflow.graph.sources import MODEL_TYPES, ModelSource
 from amct_tensorflow.log import LOGGER

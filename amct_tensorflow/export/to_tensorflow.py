@@ -6,8 +6,8 @@ from amct_tensorflow.arguments import check_types
 from amct_tensorflow.errors import AmctRuntimeError
 from amct_tensorflow.export.checks import file_of
 from amct_tensorflow.export.in_tensorflow import int8_graph
-from amct_tensorflow.export.kernels import ExportReport, log_report
 from amct_tensorflow.export.quantized_model import QuantizedModel
+from amct_tensorflow.export.report import ExportReport, log_report
 from amct_tensorflow.files import warn_if_exists, write_file
 from amct_tensorflow.graph import int8_ops
 from amct_tensorflow.graph.model_file import serialize

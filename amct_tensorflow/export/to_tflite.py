@@ -6,14 +6,10 @@ from collections.abc import Mapping
 
 from amct_tensorflow.arguments import check_types
 from amct_tensorflow.export.checks import file_of
-from amct_tensorflow.export.kernels import ExportReport, log_report
-from amct_tensorflow.export.lite.edit import drop_unused
-from amct_tensorflow.export.lite.ends import make_ends_integer, name_ends, names_of_ends
 from amct_tensorflow.export.lite.narrow_weights import NarrowWeights, narrow
-from amct_tensorflow.export.lite.pipeline import lite_model
 from amct_tensorflow.export.quantized_model import QuantizedModel
+from amct_tensorflow.export.report import ExportReport, log_report
 from amct_tensorflow.files import warn_if_exists, write_file
-from amct_tensorflow.graph.lite import serialize_lite
 from amct_tensorflow.graph.sources import MODEL_TYPES, ModelSource
 from amct_tensorflow.layers import channel_axes_of
 from amct_tensorflow.log import LOGGER
@@ -47,6 +43,12 @@ def export_tflite(
             TFLite cannot express it.
         AmctRuntimeError: the file cannot be written. Nothing is written then.
     """
+    # Private modules of TensorFlow are behind these: importing this package must not depend on them.
+    from amct_tensorflow.export.lite.edit import drop_unused
+    from amct_tensorflow.export.lite.ends import make_ends_integer, name_ends, names_of_ends
+    from amct_tensorflow.export.lite.pipeline import lite_model
+    from amct_tensorflow.graph.lite import serialize_lite
+
     path = file_of(save_path, _SUFFIX, quantized_pb)
     model = QuantizedModel.load(quantized_pb, outputs)
     weights = {

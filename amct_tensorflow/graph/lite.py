@@ -5,11 +5,9 @@ The classes are those that TensorFlow generates from the schema of the format: `
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -19,6 +17,7 @@ from tensorflow.python.eager import context
 
 from amct_tensorflow.errors import AmctRuntimeError, AmctValueError, reason_of
 from amct_tensorflow.graph.model_file import GraphDef
+from amct_tensorflow.log import silenced
 
 schema = schema_py_generated  # for those who edit such objects
 
@@ -47,7 +46,7 @@ def to_lite(graph_def: GraphDef, inputs: Sequence[str], outputs: Sequence[str]) 
         path = os.path.join(folder, "model")
         _write_saved_model(graph_def, inputs, outputs, path)
         try:
-            with _silence(), context.eager_mode():  # else an older converter would be called
+            with silenced(*_LOGGERS), context.eager_mode():  # else an older converter would be called
                 converter = tf.lite.TFLiteConverter.from_saved_model(path)
                 converter.optimizations = [tf.lite.Optimize.DEFAULT]
                 converter.allow_custom_ops = True
@@ -93,7 +92,7 @@ def _name_known_types(graph_def: GraphDef) -> None:
 
 def _write_saved_model(graph_def: GraphDef, inputs: Sequence[str], outputs: Sequence[str], path: str) -> None:
     saved_model = tf.compat.v1.saved_model
-    with tf.Graph().as_default() as graph, _silence():
+    with tf.Graph().as_default() as graph, silenced(*_LOGGERS):
         tf.import_graph_def(graph_def, name="")
 
         def infos(tensors: Sequence[str]) -> dict[str, Any]:
@@ -111,17 +110,3 @@ def _write_saved_model(graph_def: GraphDef, inputs: Sequence[str], outputs: Sequ
                 f"the graph cannot be handed to TensorFlow's converter ({reason_of(error)}): set TMPDIR to a folder "
                 "with room for it"
             ) from error
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Keeps the converter from logging: what it cannot convert is told in an error of ours."""
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

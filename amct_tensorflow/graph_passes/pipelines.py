@@ -112,11 +112,10 @@ def plan_calibration(workspace: Workspace, config: QuantConfig, needed: Containe
     plan_own_fusions(workspace)
     balance_weights(workspace.layers)  # those with their batch norm, whose scales are found next
     find_weight_scales(workspace)
-    around = Surroundings.of(workspace.graph)
     if config.joint_quant:
-        workspace.joint = join_additions(workspace, around, needed)
+        workspace.joint = join_additions(workspace, Surroundings.of(workspace.graph), needed)
     if config.quantizes_results:
-        quantize_additions(workspace, around, needed)
+        quantize_additions(workspace, Surroundings.of(workspace.graph), needed)
     return plan_rounding(workspace.layers, config.weights_of)
 
 

@@ -8,12 +8,12 @@ from typing import Any
 import tensorflow as tf
 
 from amct_tensorflow.export.checks import refuse_ops
-from amct_tensorflow.export.kernels import ExportedLayer
 from amct_tensorflow.export.lite.ends import order_ends, remove_fences
 from amct_tensorflow.export.lite.kernels import find_operator, reason_against_int8
 from amct_tensorflow.export.lite.narrow_weights import NarrowWeights
 from amct_tensorflow.export.lite.weights import name_of_weights, put_weights
 from amct_tensorflow.export.quantized_model import QuantizedModel
+from amct_tensorflow.export.report import ExportedLayer
 from amct_tensorflow.graph.halves import widen_halves
 from amct_tensorflow.graph.lite import to_lite, unknown_ops
 from amct_tensorflow.graph.model_file import extract

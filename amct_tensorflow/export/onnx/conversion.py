@@ -6,26 +6,24 @@ Transpose or Reshape, standing in the graph; `weights.py` then puts the integers
 
 from __future__ import annotations
 
-import contextlib
-import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
-import tensorflow as tf
 from onnx import version_converter
 from tf2onnx import constants, convert, utils
 
 from amct_tensorflow.errors import AmctRuntimeError, AmctValueError, reason_of
 from amct_tensorflow.export.checks import refuse_ops
 from amct_tensorflow.graph.model_file import GraphDef
+from amct_tensorflow.graph_passes.planning.find_deployed import UINT8_ZERO
+from amct_tensorflow.log import silenced
 
 NEWEST_OPSET = onnx.defs.onnx_opset_version()
 
 _NEWEST_OF_TF2ONNX = max(constants.OPSET_TO_IR_VERSION)
-_UINT8_ZERO = 128  # where int8 has its 0: x86 has faster kernels for uint8 activations
 
 
 def to_onnx(graph_def: GraphDef, inputs: Sequence[str], outputs: Sequence[str], opset: int) -> ir.Model:
@@ -44,7 +42,7 @@ def to_onnx(graph_def: GraphDef, inputs: Sequence[str], outputs: Sequence[str], 
     _refuse_unknown_ranks(graph_def, inputs)
     tensors = [f"{name}:0" for name in inputs]
     try:
-        with _silence():
+        with silenced("tf2onnx", "tensorflow"):
             proto, _ = convert.from_graph_def(
                 graph_def,
                 name="amct_tensorflow",
@@ -64,25 +62,11 @@ def to_onnx(graph_def: GraphDef, inputs: Sequence[str], outputs: Sequence[str], 
     return ir.from_proto(proto)
 
 
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Keeps tf2onnx from printing: what it cannot convert is told in an error of ours."""
-    loggers = [logging.getLogger("tf2onnx"), tf.get_logger()]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
 def _quantize_and_dequantize(context: Any, node: Any, name: str, _: Any) -> None:
     """Puts QuantizeLinear and DequantizeLinear in the place of an AscendQuant; called by tf2onnx."""
     scale_d, offset_d = 1 / np.float32(node.attr["scale"].f), node.attr["offset"].f
     scale = context.make_const(utils.make_name(name), np.array(scale_d, np.float32))
-    zero_point = context.make_const(utils.make_name(name), np.array(offset_d + _UINT8_ZERO, np.uint8))
+    zero_point = context.make_const(utils.make_name(name), np.array(offset_d + UINT8_ZERO, np.uint8))
     tensor, shape, factors = node.input[0], context.get_shape(node.input[0]), [scale.output[0], zero_point.output[0]]
     for op_type, dtype in (("QuantizeLinear", onnx.TensorProto.UINT8), ("DequantizeLinear", onnx.TensorProto.FLOAT)):
         made = context.make_node(op_type, [tensor, *factors], shapes=[shape], dtypes=[dtype], op_name_scope=name)

@@ -9,12 +9,12 @@ import onnx_ir.passes.common as passes
 import tensorflow as tf
 
 from amct_tensorflow._version import __version__
-from amct_tensorflow.export.kernels import ExportedLayer
 from amct_tensorflow.export.onnx.conversion import to_onnx
 from amct_tensorflow.export.onnx.kernels import reason_against_int8
 from amct_tensorflow.export.onnx.quantizers import move_quantizers_up
 from amct_tensorflow.export.onnx.weights import put_weights
 from amct_tensorflow.export.quantized_model import QuantizedModel
+from amct_tensorflow.export.report import ExportedLayer
 from amct_tensorflow.graph.model_file import extract
 from amct_tensorflow.graph_passes.performing.restore_reals import restore_reals
 from amct_tensorflow.graph_passes.planning.find_deployed import DeployedLayer, IntegerWeights

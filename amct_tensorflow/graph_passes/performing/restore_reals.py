@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from amct_tensorflow.graph.edit import at_root, replace_uses, set_input
+from amct_tensorflow.graph.large_constants import add_constant
 from amct_tensorflow.graph_passes.planning.find_deployed import DeployedLayer
 from amct_tensorflow.layers import channel_axis, data_format
 
@@ -41,6 +42,18 @@ def restore_reals(
     for op in dropped:
         replace_uses(op.outputs[0], op.inputs[0])
     return {op.name: op.inputs[0] for op in dropped}
+
+
+def float_weights(layer: DeployedLayer) -> tf.Tensor:
+    """Makes the weights of a layer a constant of floats."""
+    return add_constant(layer.integers().in_reals(), f"{layer.name}/weights")
+
+
+def drop_rounding(graph: tf.Graph) -> None:
+    """Makes a graph in reals a float graph: nothing is rounded to int8 any more."""
+    for op in graph.get_operations():
+        if op.type == "AscendQuant":
+            replace_uses(op.outputs[0], op.inputs[0])
 
 
 def _restore_bias(graph: tf.Graph, layer: DeployedLayer) -> None:

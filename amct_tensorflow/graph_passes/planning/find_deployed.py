@@ -20,6 +20,8 @@ from amct_tensorflow.graph_passes.performing.deploy_results import unpack_deq_sc
 from amct_tensorflow.graph_passes.workspace import FloatArray
 from amct_tensorflow.layers import TABLE
 
+UINT8_ZERO = 128  # where int8 has its 0: runtimes for x86 have faster kernels for uint8 activations
+
 
 @dataclasses.dataclass(frozen=True)
 class IntegerWeights:

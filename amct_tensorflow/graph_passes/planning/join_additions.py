@@ -15,7 +15,7 @@ Cases:
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 
 import tensorflow as tf
 
@@ -37,11 +37,12 @@ def join_additions(workspace: Workspace, around: Surroundings, needed: Container
         The keys of the activations that get the same factors, group by group.
     """
     sets: dict[str, set[str]] = {}
-    for op in _additions(workspace.graph, around, needed):
+    additions = list(_additions(workspace.graph, around, needed))
+    for op in additions:
         first, second = (data.name for data in op.inputs)
         together = sets.get(first, {first}) | sets.get(second, {second})
         sets |= dict.fromkeys(together, together)
-        _quantize_branches(workspace, op)
+    _quantize_branches(workspace, additions)
     symmetric = {
         activation.key for layer in workspace.layers if layer.row.symmetric for activation in layer.activations()
     }
@@ -55,9 +56,9 @@ def join_additions(workspace: Workspace, around: Surroundings, needed: Container
 def quantize_additions(workspace: Workspace, around: Surroundings, needed: Container[str] | None) -> None:
     """Adds the branches of additions behind convolutions to what is quantized; arguments as above."""
     results = {layer.end.name for layer in workspace.layers if layer.row.stencil(layer.op) is not None}
-    for op in _additions(workspace.graph, around, needed):
-        if any(_before_clips(data).name in results for data in op.inputs):
-            _quantize_branches(workspace, op)
+    additions = _additions(workspace.graph, around, needed)
+    behind = [op for op in additions if any(_before_clips(data).name in results for data in op.inputs)]
+    _quantize_branches(workspace, behind)
 
 
 def _before_clips(tensor: tf.Tensor) -> tf.Tensor:
@@ -66,9 +67,9 @@ def _before_clips(tensor: tf.Tensor) -> tf.Tensor:
     return tensor
 
 
-def _quantize_branches(workspace: Workspace, op: tf.Operation) -> None:
+def _quantize_branches(workspace: Workspace, additions: Iterable[tf.Operation]) -> None:
     known = {activation.key for activation in workspace.alone}
-    branches = [Activation.alone(op, index) for index in (0, 1)]
+    branches = [Activation.alone(op, index) for op in additions for index in (0, 1)]
     workspace.alone += [branch for branch in branches if branch.key not in known]
 
 

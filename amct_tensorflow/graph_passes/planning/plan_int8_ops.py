@@ -26,13 +26,18 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from amct_tensorflow.graph.int8_ops import Factors
-from amct_tensorflow.graph_passes.planning.find_deployed import DeployedLayer, IntegerWeights, offset_of, scale_of
-from amct_tensorflow.layers import TABLE, data_format
+from amct_tensorflow.graph_passes.planning.find_deployed import (
+    UINT8_ZERO,
+    DeployedLayer,
+    IntegerWeights,
+    offset_of,
+    scale_of,
+)
+from amct_tensorflow.layers import TABLE, channel_axes_of, data_format
 from amct_tensorflow.stencils import Stencil
 
 CONVOLUTIONS = ("Conv2D", "DepthwiseConv2dNative")
 PRODUCTS = ("MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3")
-_UINT8_ZERO = 128  # where int8 has its 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,9 +62,7 @@ class Int8Layer:
     def of(cls, layer: DeployedLayer) -> Int8Layer:
         """Plans a layer against which there is no reason."""
         weights, bias = layer.integers(), layer.bias()
-        channel_axes = TABLE[layer.op.type].channel_axes
-        if layer.op.type in PRODUCTS:
-            channel_axes = (0,) if is_transposed(layer.op) else (1,)
+        channel_axes = channel_axes_of(layer.op)
         others = tuple(axis for axis in range(weights.values.ndim) if axis not in channel_axes)
         sums = weights.values.sum(axis=others, dtype=np.int64).reshape(-1)
         biases = np.broadcast_to(np.float64(0) if bias is None else bias.astype(np.float64), sums.shape)
@@ -75,7 +78,7 @@ def is_transposed(op: tf.Operation) -> bool:
 
 def factors_of(quant: tf.Operation) -> Factors:
     """Returns what the uint8 values mean that take the place of the int8 values of an AscendQuant."""
-    return Factors(scale_of(quant), offset_of(quant) + _UINT8_ZERO)
+    return Factors(scale_of(quant), offset_of(quant) + UINT8_ZERO)
 
 
 def reason_against_int8_op(layer: DeployedLayer, fetched: Container[str]) -> str | None:

@@ -132,3 +132,19 @@ def transposed(net, x):
     return tf.raw_ops.Conv2DBackpropInput(
         input_sizes=[4, 8, 8, 5], filter=weights, out_backprop=x, strides=[1, 1, 1, 1], padding="SAME", name="layer"
     )
+
+
+def rectified(net):
+    y = tf.nn.relu(net.bias(net.conv(image(), "layer"), "layer/bias"))
+    tf.identity(net.conv(y, "last"), name="out")
+
+
+def in_float16(net):
+    x = tf.cast(image(), tf.float16)
+    weights = [tf.constant((net.random(f"{at}", (3, 3, 4, 4)) / 6).astype(np.float16)) for at in range(2)]
+    y = tf.nn.conv2d(tf.nn.relu(tf.nn.conv2d(x, weights[0], 1, "SAME", name="first")), weights[1], 1, "SAME")
+    tf.cast(y, tf.float32, name="out")
+
+
+def large_matrices(net):
+    net.bias(net.matmul(flat(tf.nn.relu(net.matmul(flat(image()), "first", 512))), "second", 512), "out")

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from exported import Exported, onnx
+from exported import SAME, each_random_graph
+from exported_onnx import ExportedOnnx, onnx
 from families import (
     FAMILIES,
     POSITIVE,
@@ -16,27 +17,23 @@ from families import (
     between,
     clipped,
     einsum,
+    in_float16,
+    large_matrices,
     matmul,
     plain,
+    rectified,
     residual,
     stem,
     transposed,
 )
-from hypothesis import HealthCheck, assume, given, settings
-from random_graphs import random_nets
-from small_models import Net, batch, constant, flat, image
-
-from amct_tensorflow.errors import AmctRuntimeError
-
-# The same values but for single roundings; these nets are too small for them to spread.
-SAME = 60
+from small_models import batch, constant, flat, image
 
 
 @pytest.mark.parametrize("symmetric", [False, True], ids=["asymmetric", "symmetric"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_of_ops_in_int8(tmp_path, family, symmetric):
     feeds = [batch() if symmetric else POSITIVE]
-    exported = Exported(between(stem, FAMILIES[family]), tmp_path, feeds=feeds, activation_offset=not symmetric)
+    exported = ExportedOnnx(between(stem, FAMILIES[family]), tmp_path, feeds=feeds, activation_offset=not symmetric)
     assert exported.sqnr(feeds[0]) > SAME
     assert exported.reasons == {"stem": None, "layer": None, "last": "its result is an output, and not quantized"}
     assert exported.in_int8 == 2
@@ -44,7 +41,7 @@ def test_a_family_of_ops_in_int8(tmp_path, family, symmetric):
 
 @pytest.mark.parametrize("build", [matmul, batch_matmul, attention, einsum])
 def test_products_are_int8_also_where_floats_come_out(tmp_path, build):
-    exported = Exported(build, tmp_path, feeds=[POSITIVE])
+    exported = ExportedOnnx(build, tmp_path, feeds=[POSITIVE])
     assert exported.sqnr(POSITIVE) > SAME
     assert set(exported.reasons.values()) == {None}
     assert exported.in_int8 == len(exported.report.layers)
@@ -55,7 +52,7 @@ def test_products_are_int8_also_where_floats_come_out(tmp_path, build):
 def test_one_scale_and_one_for_each_channel(tmp_path, family, channel_wise):
     build, name = (between(stem, plain), "layer") if family == "Conv2D" else (matmul, "first")
     params = {"weight_quant_params": {"channel_wise": channel_wise}}
-    exported = Exported(build, tmp_path, feeds=[POSITIVE], **{name: params})
+    exported = ExportedOnnx(build, tmp_path, feeds=[POSITIVE], **{name: params})
     assert exported.sqnr(POSITIVE) > SAME
     scales = [tensor for tensor in exported.model.graph.initializer if tensor.name.startswith(f"{name}/weights")]
     assert [list(tensor.dims) for tensor in scales if tensor.name.endswith("scale")] == [[6] if channel_wise else []]
@@ -66,7 +63,7 @@ def test_one_scale_and_one_for_each_channel(tmp_path, family, channel_wise):
 
 
 def test_the_integers_and_scales_are_those_of_the_int8_model(tmp_path):
-    exported = Exported(between(stem, plain), tmp_path, feeds=[POSITIVE])
+    exported = ExportedOnnx(between(stem, plain), tmp_path, feeds=[POSITIVE])
     deployed, record = exported.deployed, exported.deployed.records["layer"]
     [conv] = [node for node in exported.of_type("Conv") if "layer" in node.name]
     [data], [weights], [bias] = (
@@ -96,7 +93,7 @@ def test_layers_that_share_weights_share_them_in_the_file(tmp_path):
         )
         tf.identity(net.conv(tf.concat([y, z], 3), "last"), name="out")
 
-    exported = Exported(build, tmp_path)
+    exported = ExportedOnnx(build, tmp_path)
     assert exported.sqnr(batch()) > SAME
     kernels = [tensor for tensor in exported.model.graph.initializer if list(tensor.dims) == [4, 4, 3, 3]]
     assert len(kernels) == 1
@@ -109,7 +106,7 @@ def test_layers_that_share_weights_share_them_in_the_file(tmp_path):
 def test_a_relu6_goes_into_the_quantizer_or_clips_integers(tmp_path, start, clips):
     feed = batch() * np.float32(10)
     params = {"activation_quant_params": {"search_range": [start, start + 0.1]}}
-    exported = Exported(clipped, tmp_path, feeds=[feed], last=params)
+    exported = ExportedOnnx(clipped, tmp_path, feeds=[feed], last=params)
     assert (exported.deployed.records["last"].scale_d * 255 > 6) == bool(clips)
     assert (exported.of_type("Relu"), len(exported.of_type("Clip"))) == ([], clips)
     assert exported.sqnr(feed) > SAME
@@ -117,11 +114,7 @@ def test_a_relu6_goes_into_the_quantizer_or_clips_integers(tmp_path, start, clip
 
 
 def test_a_relu_in_front_of_negative_values_clips_integers(tmp_path):
-    def build(net):
-        y = tf.nn.relu(net.bias(net.conv(image(), "layer"), "layer/bias"))
-        tf.identity(net.conv(y, "last"), name="out")
-
-    exported = Exported(build, tmp_path, activation_offset=False)
+    exported = ExportedOnnx(rectified, tmp_path, activation_offset=False)
     assert len(exported.of_type("Clip")) == 1
     assert exported.sqnr(batch()) > SAME
     assert exported.in_int8 == 1
@@ -136,7 +129,7 @@ def test_a_relu_in_front_of_negative_values_clips_integers(tmp_path):
     ids=["neither", "joint_quant", "target"],
 )
 def test_additions_are_int8_where_their_inputs_are_quantized(tmp_path, arguments, additions):
-    exported = Exported(residual, tmp_path, **{"shift_n": False, **arguments})
+    exported = ExportedOnnx(residual, tmp_path, **{"shift_n": False, **arguments})
     assert exported.sqnr(batch()) > SAME
     assert exported.kernels["QLinearAdd"] == additions
     in_float = {name for name, reason in exported.reasons.items() if reason is not None}
@@ -151,11 +144,11 @@ def test_only_additions_behind_convolutions_are_quantized_for_onnxruntime(tmp_pa
         y = tf.raw_ops.AddV2(x=net.matmul(x, "first"), y=net.matmul(x, "second"), name="add")
         tf.identity(net.matmul(y, "last"), name="out")
 
-    assert not [key for key in Exported(build, tmp_path).deployed.records if ":" in key]
+    assert not [key for key in ExportedOnnx(build, tmp_path).deployed.records if ":" in key]
 
 
 def test_shifts_are_dropped(tmp_path):
-    exported = Exported(between(stem, plain), tmp_path, target="ascend")
+    exported = ExportedOnnx(between(stem, plain), tmp_path, target="ascend")
     assert any(record.shift_bit for record in exported.deployed.records.values())
     assert exported.sqnr(batch()) > 30
 
@@ -164,7 +157,7 @@ def test_shifts_are_dropped(tmp_path):
 
 
 def test_a_transposed_convolution_is_float(tmp_path):
-    exported = Exported(between(stem, transposed), tmp_path, feeds=[POSITIVE])
+    exported = ExportedOnnx(between(stem, transposed), tmp_path, feeds=[POSITIVE])
     assert exported.sqnr(POSITIVE) > SAME
     assert exported.reasons["layer"] == "onnxruntime has no int8 kernel for ConvTranspose"
     assert exported.in_int8 == 1
@@ -180,20 +173,14 @@ def test_a_convolution_in_three_dimensions(tmp_path):
         tf.identity(y, name="out")
 
     feed = batch(shape=(2, 4, 8, 8, 4)) + np.float32(1)
-    exported = Exported(build, tmp_path, feeds=[feed])
+    exported = ExportedOnnx(build, tmp_path, feeds=[feed])
     assert exported.sqnr(feed) > SAME
     assert exported.reasons == {"first": None, "last": "its result is an output, and not quantized"}
     assert exported.in_int8 == 1
 
 
 def test_a_model_in_float16(tmp_path):
-    def build(net):
-        x = tf.cast(image(), tf.float16)
-        weights = [tf.constant((net.random(f"{at}", (3, 3, 4, 4)) / 6).astype(np.float16)) for at in range(2)]
-        y = tf.nn.conv2d(tf.nn.relu(tf.nn.conv2d(x, weights[0], 1, "SAME", name="first")), weights[1], 1, "SAME")
-        tf.cast(y, tf.float32, name="out")
-
-    exported = Exported(build, tmp_path)
+    exported = ExportedOnnx(in_float16, tmp_path)
     assert exported.sqnr(batch()) > 35  # the results in float16 are rounded twice
 
 
@@ -203,7 +190,7 @@ def test_several_quantizers(tmp_path):
         tf.identity(net.conv(y, "a") + net.conv(y, "b"), name="out")
 
     params = {"activation_quant_params": {"search_range": [1.2, 1.3]}}
-    exported = Exported(build, tmp_path, b=params, shift_n=False, target="ascend")
+    exported = ExportedOnnx(build, tmp_path, b=params, shift_n=False, target="ascend")
     assert exported.sqnr(batch()) > SAME
     assert exported.reasons["layer"] == "its result goes to several quantizers, of different factors"
     assert exported.in_int8 == 0
@@ -214,7 +201,7 @@ def test_gelu(tmp_path):
         y = tf.nn.gelu(net.conv(image(), "first"), approximate=False)
         tf.identity(net.conv(y * tf.math.erfc(y), "last"), name="out")
 
-    assert Exported(build, tmp_path).sqnr(batch()) > SAME
+    assert ExportedOnnx(build, tmp_path).sqnr(batch()) > SAME
 
 
 def test_a_channels_first_graph(tmp_path):
@@ -223,14 +210,14 @@ def test_a_channels_first_graph(tmp_path):
         y = tf.nn.relu(net.bias(net.conv(x, "layer", data_format="NCHW"), "layer/bias", data_format="NCHW"))
         tf.identity(net.conv(y, "last", data_format="NCHW"), name="out")
 
-    exported = Exported(build, tmp_path, feeds=[batch(shape=(2, 4, 8, 8))])
+    exported = ExportedOnnx(build, tmp_path, feeds=[batch(shape=(2, 4, 8, 8))])
     assert exported.sqnr(batch(shape=(2, 4, 8, 8))) > SAME
     assert exported.in_int8 == 1
     assert not exported.of_type("Transpose")
 
 
 def test_transposes_are_at_the_ends_only(tmp_path):
-    exported = Exported(residual, tmp_path)
+    exported = ExportedOnnx(residual, tmp_path)
     assert len(exported.of_type("Transpose")) <= 2
 
 
@@ -240,7 +227,7 @@ def test_transposes_are_at_the_ends_only(tmp_path):
 @pytest.mark.parametrize("opset", [13, 15, 18, 21, onnx.defs.onnx_opset_version()])
 def test_opsets(tmp_path, opset):
     try:
-        exported = Exported(between(stem, plain), tmp_path, opset=opset)
+        exported = ExportedOnnx(between(stem, plain), tmp_path, opset=opset)
     except Exception as error:
         if "NOT_IMPLEMENTED" not in str(error) and "is till opset" not in str(error):
             raise
@@ -255,7 +242,7 @@ def test_names_and_dynamic_sizes(tmp_path):
         x = image(shape=(None, None, None, 4))
         tf.split(net.conv(tf.nn.relu(net.conv(x, "first")), "last"), 2, axis=3, name="out")
 
-    exported = Exported(build, tmp_path, outputs=["out:1", "out"])
+    exported = ExportedOnnx(build, tmp_path, outputs=["out:1", "out"])
     assert (exported.report.inputs, exported.report.outputs) == (("x",), ("out:1", "out"))
     for size in (5, 9):
         x = batch(shape=(3, size, size + 1, 4))
@@ -264,36 +251,21 @@ def test_names_and_dynamic_sizes(tmp_path):
 
 
 def test_size_and_origin(tmp_path):
-    def build(net):
-        net.bias(net.matmul(flat(tf.nn.relu(net.matmul(flat(image()), "first", 512))), "second", 512), "out")
-
-    exported = Exported(build, tmp_path)
+    exported = ExportedOnnx(large_matrices, tmp_path)
     assert exported.path.stat().st_size < 0.28 * Path(exported.deployed.pb).stat().st_size
     assert exported.model.producer_name == "amct_tensorflow"
 
 
 def test_large_weights_go_to_a_file_beside_it(tmp_path, monkeypatch):
     monkeypatch.setattr("amct_tensorflow.export.to_onnx._LARGEST_FILE", 1000)
-    exported = Exported(between(stem, plain), tmp_path)
+    exported = ExportedOnnx(between(stem, plain), tmp_path)
     assert [Path(file).name for file in exported.report.files] == ["model.onnx", "model.onnx.data"]
     assert exported.sqnr(batch()) > SAME
 
 
 @pytest.mark.parametrize("target", ["ascend", "onnxruntime"])
 def test_any_graph(tmp_path_factory, target):
-    @settings(max_examples=15, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-    @given(random_nets())
-    def check(net):
-        with tf.Graph().as_default():
-            net(Net())
-        try:
-            exported = Exported(
-                net, tmp_path_factory.mktemp("graph"), outputs=net.outputs, target=target, shift_n=False
-            )
-        except AmctRuntimeError as error:
-            assume("nothing would be quantized" not in str(error))
-            raise
-        assert exported.sqnr(batch()) > 35  # some are partly in float16
+    def check(exported):
         assert exported.in_int8 >= sum(layer.reason is None for layer in exported.report.layers)
 
-    check()
+    each_random_graph(ExportedOnnx, tmp_path_factory, target, check)

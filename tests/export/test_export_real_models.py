@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from exported import onnx, onnxruntime
+from exported_onnx import onnx, onnxruntime
 from small_models import load, sqnr, v1
 
 import amct_tensorflow as amct

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from exported import SAME, Exported, each_random_graph
 from families import (
     FAMILIES,
     POSITIVE,
@@ -16,22 +17,20 @@ from families import (
     between,
     clipped,
     einsum,
+    in_float16,
+    large_matrices,
     matmul,
     plain,
+    rectified,
     residual,
     stem,
     transposed,
 )
-from hypothesis import HealthCheck, assume, given, settings
-from random_graphs import random_nets
-from small_models import Deployed, Net, batch, constant, flat, image, load, run, sqnr
+from small_models import Deployed, batch, constant, image, load, run
 
 import amct_tensorflow as amct
 from amct_tensorflow.errors import AmctRuntimeError, AmctTypeError, AmctValueError
 from amct_tensorflow.graph import int8_ops
-
-# The same values but for single roundings; these nets are too small for them to spread.
-SAME = 60
 
 INT8_OPS = ("_FusedQuantizedConv2D", "_FusedQuantizedDepthwiseConv2D", "_QuantizedMatMul")
 
@@ -47,22 +46,17 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-class Exported:
-    """An exported model.
+class ExportedGraph(Exported):
+    """A graph with TensorFlow's int8 ops.
 
     Attributes:
-        deployed: the int8 model that it was made of.
-        report: what export_tensorflow returned.
         graph: the exported graph.
         ops: how many ops of each type are in it.
     """
 
-    def __init__(self, build, folder, *, outputs=("out",), **settings):
-        ops = list(dict.fromkeys(name.partition(":")[0] for name in outputs))
-        settings = {"target": "onnxruntime", **settings}
-        self.deployed = Deployed(build, ops, folder, save_outputs=outputs, **settings)
-        self.report = amct.export_tensorflow(str(self.deployed.file), str(folder / "int8"), list(outputs))
-        self.graph = load(self.report.files[0])
+    def __init__(self, build, folder, **settings):
+        super().__init__(amct.export_tensorflow, build, folder, {}, **settings)
+        self.graph = load(self.path)
         self.ops = Counter(op.type for op in self.graph.get_operations())
         assert not any(name.startswith("Ascend") for name in self.ops)
 
@@ -70,14 +64,8 @@ class Exported:
     def in_int8(self):
         return sum(self.ops[name] for name in INT8_OPS)
 
-    @property
-    def reasons(self):
-        return {layer.name: layer.reason for layer in self.report.layers}
-
-    def sqnr(self, data):
-        tensors = [name if ":" in name else f"{name}:0" for name in self.deployed.outputs]
-        expected = run(self.deployed.graph, tensors, data)
-        return min(map(sqnr, expected, run(self.graph, tensors, data)))
+    def run(self, data):
+        return run(self.graph, self.tensors, data)
 
 
 AVERAGES = "TensorFlow's int8 op would round the averages to the steps of its input"
@@ -99,7 +87,9 @@ ZERO_POINTS["asymmetric"] = linear_stem, batch() + np.float32(0.5), True
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_of_ops_in_int8(tmp_path, family, zero_point):
     first, feed, activation_offset = ZERO_POINTS[zero_point]
-    exported = Exported(between(first, FAMILIES[family]), tmp_path, feeds=[feed], activation_offset=activation_offset)
+    exported = ExportedGraph(
+        between(first, FAMILIES[family]), tmp_path, feeds=[feed], activation_offset=activation_offset
+    )
     offset = exported.deployed.records["layer"].offset_d
     assert {"symmetric": offset == 0, "of Relu": offset == -128, "asymmetric": -128 < offset != 0}[zero_point]
     assert exported.sqnr(feed) > SAME
@@ -110,14 +100,14 @@ def test_a_family_of_ops_in_int8(tmp_path, family, zero_point):
 
 @pytest.mark.parametrize("build", [matmul, batch_matmul, einsum])
 def test_products_are_int8_also_where_floats_come_out(tmp_path, build):
-    exported = Exported(build, tmp_path, feeds=[POSITIVE])
+    exported = ExportedGraph(build, tmp_path, feeds=[POSITIVE])
     assert exported.sqnr(POSITIVE) > SAME
     assert set(exported.reasons.values()) == {None}
     assert exported.in_int8 == len(exported.report.layers)
 
 
 def test_products_of_two_tensors_are_float(tmp_path):
-    exported = Exported(attention, tmp_path, feeds=[POSITIVE])
+    exported = ExportedGraph(attention, tmp_path, feeds=[POSITIVE])
     assert exported.sqnr(POSITIVE) > SAME
     assert set(exported.reasons.values()) == {"TensorFlow has no int8 op for products of two computed tensors"}
 
@@ -127,7 +117,7 @@ def test_products_of_two_tensors_are_float(tmp_path):
 def test_one_scale_and_one_for_each_channel(tmp_path, family, channel_wise):
     build, name = (between(stem, plain), "layer") if family == "Conv2D" else (matmul, "first")
     params = {"weight_quant_params": {"channel_wise": channel_wise}}
-    exported = Exported(build, tmp_path, feeds=[POSITIVE], **{name: params})
+    exported = ExportedGraph(build, tmp_path, feeds=[POSITIVE], **{name: params})
     assert exported.sqnr(POSITIVE) > SAME
     assert exported.reasons[name] is None
     assert exported.graph.get_operation_by_name(name).type in INT8_OPS
@@ -137,25 +127,21 @@ def test_one_scale_and_one_for_each_channel(tmp_path, family, channel_wise):
 def test_a_relu6_goes_into_the_quantizer_or_clips_integers(tmp_path, start):
     feed = batch() * np.float32(10)
     params = {"activation_quant_params": {"search_range": [start, start + 0.1]}}
-    exported = Exported(clipped, tmp_path, feeds=[feed], last=params)
+    exported = ExportedGraph(clipped, tmp_path, feeds=[feed], last=params)
     beyond = exported.deployed.records["last"].scale_d * 255 > 6
     assert (exported.ops["Relu6"], exported.ops["Minimum"]) == (0, int(beyond))
     assert exported.sqnr(feed) > SAME
 
 
 def test_a_relu_in_front_of_negative_values_clips_integers(tmp_path):
-    def build(net):
-        y = tf.nn.relu(net.bias(net.conv(image(), "layer"), "layer/bias"))
-        tf.identity(net.conv(y, "last"), name="out")
-
-    exported = Exported(build, tmp_path, activation_offset=False)
+    exported = ExportedGraph(rectified, tmp_path, activation_offset=False)
     assert (exported.ops["Relu"], exported.ops["Maximum"]) == (0, 1)
     assert exported.sqnr(batch()) > SAME
 
 
 @pytest.mark.parametrize("target", ["ascend", "onnxruntime"])
 def test_additions_are_float(tmp_path, target):
-    exported = Exported(residual, tmp_path, target=target, shift_n=False)
+    exported = ExportedGraph(residual, tmp_path, target=target, shift_n=False)
     assert exported.sqnr(batch()) > SAME
     assert set(exported.reasons.values()) == {None}
 
@@ -166,19 +152,19 @@ def test_a_concat_of_integers(tmp_path):
         y = tf.concat([net.conv(x, "a"), tf.nn.relu(net.conv(x, "b"))], 3)
         tf.identity(net.conv(y, "last"), name="out")
 
-    exported = Exported(build, tmp_path)
+    exported = ExportedGraph(build, tmp_path)
     assert exported.ops["QuantizeV2"] == 1
     assert exported.sqnr(batch()) > SAME
 
 
 def test_shifts_are_dropped(tmp_path):
-    exported = Exported(between(stem, plain), tmp_path, target="ascend")
+    exported = ExportedGraph(between(stem, plain), tmp_path, target="ascend")
     assert any(record.shift_bit for record in exported.deployed.records.values())
     assert exported.sqnr(batch()) > 30
 
 
 def test_a_transposed_convolution_is_float(tmp_path):
-    exported = Exported(between(stem, transposed), tmp_path, feeds=[POSITIVE])
+    exported = ExportedGraph(between(stem, transposed), tmp_path, feeds=[POSITIVE])
     assert exported.sqnr(POSITIVE) > SAME
     assert exported.reasons["layer"] == "TensorFlow has no int8 op for Conv2DBackpropInput"
 
@@ -191,7 +177,7 @@ def test_a_convolution_in_three_dimensions_is_float(tmp_path):
         tf.identity(x.graph.get_tensor_by_name("layer:0"), name="out")
 
     feed = batch(shape=(2, 4, 8, 8, 4))
-    exported = Exported(build, tmp_path, feeds=[feed])
+    exported = ExportedGraph(build, tmp_path, feeds=[feed])
     assert exported.sqnr(feed) > SAME
     assert exported.reasons == {"layer": "TensorFlow has no int8 op for Conv3D"}
 
@@ -201,19 +187,13 @@ def test_products_by_batches_of_matrices_are_float(tmp_path):
         x = tf.reshape(image(), [-1, 8, 8, 4])
         tf.matmul(x, constant(net.random("w", (8, 4, 5)), "w"), name="out")
 
-    exported = Exported(build, tmp_path)
+    exported = ExportedGraph(build, tmp_path)
     assert exported.sqnr(batch()) > SAME
     assert set(exported.reasons.values()) == {"TensorFlow has no int8 op for batches of matrices"}
 
 
 def test_a_model_in_float16(tmp_path):
-    def build(net):
-        x = tf.cast(image(), tf.float16)
-        weights = [tf.constant((net.random(f"{at}", (3, 3, 4, 4)) / 6).astype(np.float16)) for at in range(2)]
-        y = tf.nn.conv2d(tf.nn.relu(tf.nn.conv2d(x, weights[0], 1, "SAME", name="first")), weights[1], 1, "SAME")
-        tf.cast(y, tf.float32, name="out")
-
-    exported = Exported(build, tmp_path)
+    exported = ExportedGraph(in_float16, tmp_path)
     assert exported.sqnr(batch()) > 35  # the results in float16 are rounded twice
     assert exported.in_int8 == 2
 
@@ -227,7 +207,7 @@ def test_a_channels_first_graph(tmp_path, depthwise):
         tf.identity(net.conv(y, "last", data_format="NCHW"), name="out")
 
     feed = batch(shape=(2, 4, 8, 8)) + np.float32(2)
-    exported = Exported(build, tmp_path, feeds=[feed])
+    exported = ExportedGraph(build, tmp_path, feeds=[feed])
     assert exported.sqnr(feed) > SAME
     assert exported.in_int8 == 2
 
@@ -241,7 +221,7 @@ def test_padding_of_unknown_sizes(tmp_path, stride):
         x = image(shape=(None, None, None, 4))
         tf.identity(net.conv(x, "layer", strides=[1, stride, stride, 1]), name="out")
 
-    exported = Exported(build, tmp_path, activation_offset=False)
+    exported = ExportedGraph(build, tmp_path, activation_offset=False)
     unknown = "how it pads depends on sizes of its input that are unknown"
     assert exported.reasons["layer"] == (None if stride == 1 else unknown)
     for size in (5, 8):
@@ -254,7 +234,7 @@ def test_names_and_outputs(tmp_path):
         tf.split(net.conv(tf.nn.relu(y), "last"), 2, axis=3, name="out")
 
     outputs = ["out:1", "first/bias", "out"]
-    exported = Exported(build, tmp_path, outputs=outputs)
+    exported = ExportedGraph(build, tmp_path, outputs=outputs)
     assert (exported.report.inputs, exported.report.outputs) == (("x",), tuple(outputs))
     assert exported.sqnr(batch()) > SAME
     assert {op.name for op in exported.graph.get_operations()} >= {"x", "first", "first/bias", "last", "out"}
@@ -273,31 +253,16 @@ def test_an_output_without_its_bias(tmp_path):
 
 
 def test_size(tmp_path):
-    def build(net):
-        net.bias(net.matmul(flat(tf.nn.relu(net.matmul(flat(image()), "first", 512))), "second", 512), "out")
-
-    exported = Exported(build, tmp_path)
+    exported = ExportedGraph(large_matrices, tmp_path)
     assert Path(exported.report.files[0]).stat().st_size < 0.28 * Path(exported.deployed.pb).stat().st_size
 
 
 @pytest.mark.parametrize("target", ["ascend", "onnxruntime"])
 def test_any_graph(tmp_path_factory, target):
-    @settings(max_examples=15, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-    @given(random_nets())
-    def check(net):
-        with tf.Graph().as_default():
-            net(Net())
-        try:
-            exported = Exported(
-                net, tmp_path_factory.mktemp("graph"), outputs=net.outputs, target=target, shift_n=False
-            )
-        except AmctRuntimeError as error:
-            assume("nothing would be quantized" not in str(error))
-            raise
-        assert exported.sqnr(batch()) > 35  # some are partly in float16
+    def check(exported):
         assert exported.in_int8 == sum(layer.reason is None for layer in exported.report.layers)
 
-    check()
+    each_random_graph(ExportedGraph, tmp_path_factory, target, check)
 
 
 # Errors: nothing is written

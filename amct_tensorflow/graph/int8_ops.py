@@ -106,6 +106,7 @@ def convolve(
     result_scale: np.float32 | None,
     name: str,
     padding: str | None = None,
+    summand: Operand | None = None,
 ) -> tf.Tensor:
     """Returns what a Conv2D or DepthwiseConv2dNative computes.
 
@@ -116,6 +117,7 @@ def convolve(
         result_scale: what a step of the result is, which is quint8 then; None for floats.
         name: of the op that puts out the result.
         padding: in the place of that of `op`.
+        summand: what is added to a result in quint8; of its shape, and with values from `own_copy`.
     """
     attributes = {key: op.node_def.attr[key] for key in ("strides", "dilations", "data_format")}
     attributes["padding"] = op.node_def.attr["padding"] if padding is None else _attribute(padding)
@@ -125,9 +127,13 @@ def convolve(
     attributes |= {"Tinput": _attribute(tf.quint8), "Tfilter": _attribute(tf.qint8), "Tbias": _attribute(tf.float32)}
     weights = _weights(kernel, name)
     if result_scale is not None:
-        ranges = [*_range(data.scale), *kernel.ranges(), *_range(result_scale)]
-        inputs = [data.values, weights, *_constants(kernel.bias), *ranges]
-        fused = ("BiasAdd", "Requantize")
+        inputs = [data.values, weights, *_constants(kernel.bias)]
+        ranges = [*_range(data.scale), *kernel.ranges()]
+        fused: tuple[str, ...] = ("BiasAdd", "Requantize")
+        if summand is not None:
+            inputs, ranges = [*inputs, summand.values], [*ranges, *_range(summand.scale)]
+            fused = ("BiasAdd", "Sum", "Relu", "Requantize")  # values below 0 are 0 in quint8 anyway
+        inputs += [*ranges, *_range(result_scale)]
         return _convolution(_CONVOLUTIONS[op.type], inputs, tf.quint8, fused, attributes, name)
     steps = np.float64(data.scale) * kernel.scales
     ranges = [*_range(1.0), *_constants(-_WEIGHT_STEPS, _WEIGHT_STEPS)]  # scales of 1
@@ -149,6 +155,16 @@ def _convolution(
 ) -> tf.Tensor:
     types = {"out_type": _attribute(out), "Tsummand": _attribute(out), "fused_ops": _attribute(fused)}
     return _add(op_type, inputs, [out, tf.float32, tf.float32], attributes | types, name)
+
+
+def own_copy(data: tf.Tensor, like: tf.Tensor, last: Sequence[int], name: str) -> tf.Tensor:
+    """Returns quint8 values that nothing else holds, copied if need be; see above.
+
+    Their sizes are checked in each run: the first is that of `like`, the others are `last`.
+    """
+    own = tf.raw_ops.Snapshot(input=tf.bitcast(data, tf.uint8), name=name)
+    shape = tf.concat([tf.shape(like)[:1], last], 0)
+    return tf.bitcast(tf.reshape(own, shape), tf.quint8)
 
 
 def multiply(

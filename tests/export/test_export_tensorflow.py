@@ -26,7 +26,7 @@ from families import (
     stem,
     transposed,
 )
-from small_models import Deployed, batch, constant, image, load, run
+from small_models import Deployed, batch, constant, image, load, run, sqnr
 
 import amct_tensorflow as amct
 from amct_tensorflow.errors import AmctRuntimeError, AmctTypeError, AmctValueError
@@ -139,11 +139,101 @@ def test_a_relu_in_front_of_negative_values_clips_integers(tmp_path):
     assert exported.sqnr(batch()) > SAME
 
 
-@pytest.mark.parametrize("target", ["ascend", "onnxruntime"])
-def test_additions_are_float(tmp_path, target):
-    exported = ExportedGraph(residual, tmp_path, target=target, shift_n=False)
-    assert exported.sqnr(batch()) > SAME
+# Additions
+
+
+def added(second=None):
+    """A stream that a convolution is added to; the layer behind puts out the very integers of the sum."""
+
+    def build(net):
+        stream = tf.nn.relu(net.bias(net.conv(image(), "stem"), "stem/bias"), name="stream")
+        y = net.bias(net.conv(tf.nn.relu(net.conv(stream, "a")), "b"), "b/bias")
+        y = tf.identity(tf.raw_ops.AddV2(x=tf.identity(y), y=stream, name="sum"))
+        z = tf.nn.relu(y) if second is None else second(net, y, stream)
+        eye = constant(np.eye(6)[None, None], "eye")
+        tf.nn.conv2d(z, eye, 1, "VALID", name="last")
+        tf.identity(tf.compat.v1.get_default_graph().get_tensor_by_name("last:0"), name="out")
+
+    return build
+
+
+def steps_apart(exported, data):
+    """By how many steps the sums differ."""
+    expected, actual = (run(graph, "out:0", data) for graph in (exported.deployed.graph, exported.graph))
+    return np.rint(np.abs(expected - actual) / exported.deployed.records["last"].scale_d)
+
+
+def twice(net, y, stream):
+    """The stream is added to another convolution, too, whose sum is an output of the block."""
+    z = net.conv(tf.nn.relu(y), "c")
+    return tf.nn.relu(tf.raw_ops.AddV2(x=stream, y=z, name="second"))
+
+
+@pytest.mark.parametrize("second", [None, twice], ids=["once", "twice"])
+def test_convolutions_add_what_is_quantized(tmp_path, second):
+    exported = ExportedGraph(added(second=second), tmp_path)
     assert set(exported.reasons.values()) == {None}
+    assert exported.ops["Snapshot"] == 1
+    assert exported.ops["AddV2"] == (0 if second is None else 1)
+    apart = steps_apart(exported, batch())
+    assert np.mean(apart <= 1) > 0.97  # what is not quantized on the way is not clipped either
+    assert np.mean(apart == 0) > 0.6
+    floats = exported.deployed.run_float(batch())
+    assert sqnr(floats, run(exported.graph, "out:0", batch())) > exported.deployed.sqnr(batch())
+
+
+def test_what_is_added_may_be_an_output(tmp_path):
+    exported = ExportedGraph(added(), tmp_path, outputs=["out", "stream"])
+    assert exported.ops["Snapshot"] == 1
+    for _ in range(20):  # the stream must not be written to
+        out, stream = run(exported.graph, ["out:0", "stream:0"], batch())
+        expected = run(exported.deployed.graph, ["out:0", "stream:0"], batch())
+        assert sqnr(expected[0], out) > 35
+        np.testing.assert_allclose(stream, expected[1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("arguments", [{"target": "ascend"}, {"target": "ascend", "joint_quant": True}], ids=str)
+def test_additions_without_a_target(tmp_path, arguments):
+    exported = ExportedGraph(residual, tmp_path, shift_n=False, **arguments)
+    assert set(exported.reasons.values()) == {None}
+    assert exported.ops["Snapshot"] == ("joint_quant" in arguments)
+    assert exported.sqnr(batch()) > (35 if "joint_quant" in arguments else SAME)
+
+
+def test_additions_of_unknown_sizes_are_float(tmp_path):
+    def build(net):
+        stream = tf.nn.relu(net.conv(image(shape=(None, None, None, 4)), "stem", 6))
+        y = tf.nn.relu(tf.raw_ops.AddV2(x=net.conv(stream, "a"), y=stream, name="sum"))
+        tf.identity(net.conv(y, "last"), name="out")
+
+    exported = ExportedGraph(build, tmp_path)
+    assert (exported.ops["AddV2"], exported.ops["Snapshot"]) == (1, 0)
+    assert exported.sqnr(batch()) > SAME
+
+
+def test_additions_that_broadcast_are_float(tmp_path):
+    def build(net):
+        mean = tf.reduce_mean(tf.nn.relu(net.conv(image(), "b")), 0, keepdims=True)
+        y = tf.raw_ops.AddV2(x=net.conv(image("y"), "a"), y=mean, name="sum")
+        tf.identity(net.conv(y, "last"), name="out")
+
+    feed = {"x": batch(), "y": batch(1)}
+    exported = ExportedGraph(build, tmp_path, feeds=[feed])
+    assert (exported.ops["AddV2"], exported.ops["Snapshot"]) == (1, 0)
+    assert exported.sqnr(feed) > SAME
+
+
+def test_batches_that_differ_are_refused_where_they_are_added(tmp_path):
+    def build(net):
+        x, y = (image(name) for name in ("x", "y"))
+        y = tf.raw_ops.AddV2(x=net.conv(x, "a"), y=tf.nn.relu(net.conv(y, "b")), name="sum")
+        tf.identity(net.conv(y, "last"), name="out")
+
+    exported = ExportedGraph(build, tmp_path, feeds=[{"x": batch(), "y": batch(1)}])
+    assert exported.ops["Snapshot"] == 1
+    assert exported.sqnr({"x": batch(), "y": batch(1)}) > 35
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        run(exported.graph, "out:0", {"x": batch(), "y": batch()[:1]})
 
 
 def test_a_concat_of_integers(tmp_path):

@@ -13,7 +13,10 @@ Cases, for what is before an AscendQuant, is read by it alone, and is no output:
 1. The result of a layer that an int8 op computes: the op puts out quint8.
 2. Something that only moves values, pads them with zeros, or takes the largest ones: does so with quint8 values.
 3. A Relu or Relu6: goes where the integers cannot leave its limits; else they are clipped.
-4. Anything else: QuantizeV2.
+4. The sum of the result of a convolution and of what another AscendQuant puts out, of one shape that is known but for
+   the first size: the op of the convolution adds them. An AscendQuant between the convolution and the sum goes, so
+   that nothing is rounded or clipped there. What an AscendQuant puts out is added so once.
+5. Anything else: QuantizeV2.
 
 A layer whose result is needed in reals puts out floats.
 """
@@ -30,10 +33,11 @@ from amct_tensorflow.graph import int8_ops
 from amct_tensorflow.graph.edit import at_root, clone_in_type, consumers, replace_uses, topological_order
 from amct_tensorflow.graph.int8_ops import Factors, Kernel, Operand
 from amct_tensorflow.graph_passes.planning.plan_int8_ops import CONVOLUTIONS, Int8Layer, factors_of, is_transposed
-from amct_tensorflow.layers import data_format
+from amct_tensorflow.layers import ADDITIONS, data_format
 
 _LIMITS = {"Relu": (0.0, np.inf), "Relu6": (0.0, 6.0)}
 _MOVERS = ("Reshape", "Squeeze", "ExpandDims", "Identity", "ConcatV2")
+_ROUNDED = ("Identity", "AscendQuant")  # what may be between a convolution and a sum
 _MOVERS_OF_BYTES = ("Transpose", "MaxPool")  # they have kernels for uint8, but none for quint8
 
 
@@ -90,6 +94,7 @@ class _Inserter:
         self._ends = {_end(plan).name: plan for plan in layers}
         self._live = live
         self._fetched = fetched
+        self._summands: set[str] = set()
 
     def quantized(self, tensor: tf.Tensor, factors: Factors) -> tf.Tensor:
         """Returns the quint8 values of a tensor of reals; the int8 layers before it are done, but for the last."""
@@ -108,6 +113,11 @@ class _Inserter:
             return tf.bitcast(moved.outputs[0], tf.quint8)
         if op.type == "Pad":
             return _pad(self.quantized(op.inputs[0], factors), op.inputs[1], factors, name)
+        addends = self._addends(op) if op.type in ADDITIONS else None
+        if addends is not None:
+            plan, summand = addends
+            self._summands.add(summand.name)
+            return self._compute(plan, factors, summand)
         return int8_ops.quantize(tensor, factors, f"{op.name}/quantized")
 
     def in_reals(self, layers: Sequence[Int8Layer]) -> Iterator[tuple[str, tf.Tensor]]:
@@ -123,22 +133,40 @@ class _Inserter:
         users = [op for op, _ in consumers(tensor) if op.name in self._live]
         return len(users) == 1 and tensor.name not in self._fetched
 
-    def _compute(self, plan: Int8Layer, result: Factors | None) -> tf.Tensor:
-        """Returns what a layer puts out, with these factors, or in reals."""
+    def _addends(self, addition: tf.Operation) -> tuple[Int8Layer, tf.Operation] | None:
+        """Returns the convolution whose op can compute an addition, and the AscendQuant of what it adds; or None."""
+        for tensor, other in (addition.inputs, reversed(addition.inputs)):
+            if other.op.type != "AscendQuant" or other.op.name in self._summands or not _have_one_shape(tensor, other):
+                continue
+            result = tensor
+            while result.op.type in _ROUNDED and self._is_alone(result):
+                result = result.op.inputs[0]
+            plan = self._ends.get(result.name)
+            if plan is not None and plan.layer.op.type in CONVOLUTIONS and self._is_alone(result):
+                return plan, other.op
+        return None
+
+    def _compute(self, plan: Int8Layer, result: Factors | None, added: tf.Operation | None = None) -> tf.Tensor:
+        """Returns what a layer puts out, with these factors, or in reals; with what an AscendQuant puts out added."""
         layer, name = plan.layer, f"{plan.layer.name}/int8"
         quant = layer.quants[0]
         data, factors = self.integers[quant.name], factors_of(quant)
-        kernel, scale = _kernel(plan, factors, result), None if result is None else result.scale
+        kernel, scale = _kernel(plan, factors, result, added), None if result is None else result.scale
         if layer.op.type in CONVOLUTIONS:
             if plan.paddings is not None:
                 data = _pad(data, tf.constant(plan.paddings), factors, f"{layer.name}/padded")
             padding = None if plan.paddings is None else "VALID"
-            made = int8_ops.convolve(layer.op, Operand(data, factors.scale), kernel, scale, name, padding)
+            operand, summand = Operand(data, factors.scale), None if added is None else self._summand(added, data)
+            made = int8_ops.convolve(layer.op, operand, kernel, scale, name, padding, summand)
         else:
             made = _multiply(layer.op, Operand(data, factors.scale), kernel, scale, name)
         made.set_shape(_end(plan).shape)
         self.clones[layer.name] = made.op.name
         return made
+
+    def _summand(self, quant: tf.Operation, data: tf.Tensor) -> Operand:
+        values, last = self.integers[quant.name], quant.inputs[0].shape.as_list()[1:]
+        return Operand(int8_ops.own_copy(values, data, last, f"{quant.name}/own"), factors_of(quant).scale)
 
 
 def _end(plan: Int8Layer) -> tf.Tensor:
@@ -146,13 +174,28 @@ def _end(plan: Int8Layer) -> tf.Tensor:
     return plan.layer.dequant.inputs[0]
 
 
-def _kernel(plan: Int8Layer, data: Factors, result: Factors | None) -> Kernel:
+def _have_one_shape(first: tf.Tensor, second: tf.Tensor) -> bool:
+    """Tells whether that is known of two tensors; both may leave their first size open."""
+    if first.shape.rank is None or second.shape.rank is None:
+        return False
+    sizes = first.shape.as_list()
+    return sizes == second.shape.as_list() and None not in sizes[1:]
+
+
+def _kernel(plan: Int8Layer, data: Factors, result: Factors | None, added: tf.Operation | None) -> Kernel:
     scales = plan.weights.scale.astype(np.float64)
     scales = scales.reshape(-1) if scales.size > 1 else scales.reshape(())
-    bias = plan.bias - data.zero_point * np.float64(data.scale) * scales * plan.sums
+    bias = plan.bias - _zero(data) * scales * plan.sums
     if result is not None:
-        bias = bias + result.zero_point * np.float64(result.scale)
+        bias = bias + _zero(result)
+    if added is not None:
+        bias = bias - _zero(factors_of(added))
     return Kernel(plan.weights.values, scales, bias)
+
+
+def _zero(factors: Factors) -> np.float64:
+    """Returns by how much values mean more without the zero point."""
+    return factors.zero_point * np.float64(factors.scale)
 
 
 def _multiply(op: tf.Operation, data: Operand, kernel: Kernel, result_scale: np.float32 | None, name: str) -> tf.Tensor:

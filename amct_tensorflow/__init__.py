@@ -4,6 +4,7 @@ Importing it registers the deployment ops, so that a quantized .pb loads with ``
 """
 
 from amct_tensorflow._version import __version__
+from amct_tensorflow.data import DataFiles
 from amct_tensorflow.errors import AmctError
 from amct_tensorflow.export.to_onnx import export_onnx
 from amct_tensorflow.export.to_tensorflow import export_tensorflow
@@ -15,12 +16,14 @@ from amct_tensorflow.post_training.calibrate import calibrate
 from amct_tensorflow.post_training.convert import convert_model
 from amct_tensorflow.post_training.convert_qat import convert_qat_model
 from amct_tensorflow.post_training.create_config import create_quant_config
+from amct_tensorflow.post_training.one_call import quantize
 from amct_tensorflow.post_training.preprocess import quantize_preprocess
 from amct_tensorflow.post_training.quantize import quantize_model
 from amct_tensorflow.post_training.save import save_model
 
 __all__ = [
     "AmctError",
+    "DataFiles",
     "__version__",
     "calibrate",
     "convert_model",
@@ -30,6 +33,7 @@ __all__ = [
     "export_tensorflow",
     "export_tflite",
     "load_graph",
+    "quantize",
     "quantize_model",
     "quantize_preprocess",
     "quantized_preprocess",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
 
 import tensorflow as tf
 
@@ -24,6 +24,23 @@ def refuse_quantized(graph: tf.Graph) -> None:
         raise AmctValueError(
             f"the graph is already quantized, it contains {', '.join(present)}: start from the float model"
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of a layer.
+
+    Attributes:
+        name: the op's name, or ``<function>/<node>`` inside a function.
+        op_type: its type.
+        reason: why it is left in float, in words; None if it is quantized.
+        is_remarkable: whether a warning is due: it cannot be quantized, and something can be done about it.
+    """
+
+    name: str
+    op_type: str
+    reason: str | None
+    is_remarkable: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,11 +103,8 @@ class Inventory:
         failed: Container[str] = (),
         unneeded: Container[str] = (),
         notes: Mapping[str, str] | None = None,
-    ) -> None:
-        """Logs one line per layer: quantized, or left float and why.
-
-        A layer that cannot be quantized is worth a warning; one that was left out on purpose, or that stands where
-        nothing can be done about it, is not.
+    ) -> list[Outcome]:
+        """Logs one line per layer, quantized, or left float and why, and returns what became of each.
 
         Args:
             workspace: with what is quantized.
@@ -101,24 +115,34 @@ class Inventory:
             notes: what else is to be said of layers that are quantized, by name.
         """
         quantized = {layer.name: layer for layer in workspace.layers}
-        for name, found in self.layers.items():
-            label = f"{found.op.type} {name}"
-            if name in quantized:
-                more = filter(None, (quantized[name].unfused_because, (notes or {}).get(name)))
+        outcomes = list(self._outcomes(quantized, left, failed, unneeded))
+        for outcome in outcomes:
+            label = f"{outcome.op_type} {outcome.name}"
+            if outcome.reason is None:
+                more = filter(None, (quantized[outcome.name].unfused_because, (notes or {}).get(outcome.name)))
                 LOGGER.push_info_message("; ".join([f"{label}: quantized", *more]), module)
-            elif name in unneeded:
-                LOGGER.push_info_message(f"{label}: left float because the outputs do not need it", module)
-            elif (found.reason is not None and not found.out_of_reach) or name in failed:
-                LOGGER.push_warning_message(f"{label}: left float because {found.reason or left[name]}", module)
             else:
-                LOGGER.push_info_message(f"{label}: left float because {found.reason or left[name]}", module)
+                push = LOGGER.push_warning_message if outcome.is_remarkable else LOGGER.push_info_message
+                push(f"{label}: left float because {outcome.reason}", module)
         for activation in workspace.alone:
             op = activation.op
             LOGGER.push_info_message(f"{op.type} {op.name}: input {activation.index} is quantized", module)
+        LOGGER.push_info_message(f"{len(quantized)} of {len(outcomes)} layers are quantized", module)
+        return outcomes
+
+    def _outcomes(
+        self, quantized: Container[str], left: Mapping[str, str], failed: Container[str], unneeded: Container[str]
+    ) -> Iterator[Outcome]:
+        for name, found in self.layers.items():
+            if name in quantized:
+                yield Outcome(name, found.op.type, None)
+            elif name in unneeded:
+                yield Outcome(name, found.op.type, "the outputs do not need it")
+            else:
+                remarkable = (found.reason is not None and not found.out_of_reach) or name in failed
+                yield Outcome(name, found.op.type, found.reason or left[name], remarkable)
         for op_type, name, reason in self._in_functions:
-            LOGGER.push_info_message(f"{op_type} {name}: left float because {reason}", module)
-        total = len(self.layers) + len(self._in_functions)
-        LOGGER.push_info_message(f"{len(quantized)} of {total} layers are quantized", module)
+            yield Outcome(name, op_type, reason)
 
 
 def _traits(found: FoundLayer) -> LayerTraits:

@@ -1,4 +1,4 @@
-"""Progress of long steps on stderr: a live bar or spinner in a terminal, a few plain lines elsewhere.
+"""Progress of long steps of a command on stderr: a live bar or spinner in a terminal, a few plain lines elsewhere.
 
 While something live is shown, rich takes over sys.stderr and puts the lines of the log above it.
 """
@@ -6,6 +6,7 @@ While something live is shown, rich takes over sys.stderr and puts the lines of 
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import logging
 import sys
 import time
@@ -18,6 +19,7 @@ from rich.text import Text
 
 from amct_tensorflow.log import LOGGER
 
+_SHOWN = contextvars.ContextVar("shown", default=False)
 _SECONDS_BETWEEN_LINES = 5.0
 # The least columns for the bar, and for the speed; the time left is always shown.
 _WIDTH_FOR_BAR, _WIDTH_FOR_SPEED = 100, 75
@@ -34,8 +36,21 @@ def are(number: int) -> str:
 
 
 @contextlib.contextmanager
+def shown() -> Iterator[None]:
+    """Lets progress be shown; a script that calls functions of the package gets its log only."""
+    token = _SHOWN.set(True)
+    try:
+        yield
+    finally:
+        _SHOWN.reset(token)
+
+
+@contextlib.contextmanager
 def status(text: str) -> Iterator[None]:
     """Shows what is being done, for a step whose length is not known."""
+    if not _SHOWN.get():
+        yield
+        return
     console = _Screen(stderr=True)
     if console.is_terminal:
         dots, spinner = ("...", "line") if console.options.ascii_only else ("…", "dots")
@@ -52,6 +67,9 @@ def batches(text: str, *, batches: int, batch_size: int, unit: str = "sample") -
 
     `text` says what the loop does, `unit` what batch_size counts, one of them.
     """
+    if not _SHOWN.get():
+        yield lambda: None
+        return
     console = _Screen(stderr=True)
     if not console.is_terminal:
         yield _PlainLines(text, batches, batch_size, unit).advance

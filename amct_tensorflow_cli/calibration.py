@@ -8,29 +8,16 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import tensorflow as tf
 from absl.flags import FlagValues
 
 import amct_tensorflow as amct
 from amct_tensorflow import progress
-from amct_tensorflow.config import QuantConfig, default_config, write_config
-from amct_tensorflow.data import Preprocessing
-from amct_tensorflow.errors import AmctValueError
-from amct_tensorflow.files import warn_if_exists
-from amct_tensorflow.graph.edit import upstream
-from amct_tensorflow.inventory import Inventory
+from amct_tensorflow.data import DataFiles
 from amct_tensorflow.log import LOGGER
-from amct_tensorflow.post_training.create_config import simplified_config_of
-from amct_tensorflow.post_training.observe import check_beside
-from amct_tensorflow.progress import counted
-from amct_tensorflow.record import rounding_path
+from amct_tensorflow.model import model_size
 from amct_tensorflow_cli import evaluator as evaluators
 from amct_tensorflow_cli.conf_file import CompressionConf, read_conf
-from amct_tensorflow_cli.feeders import DataFeeder, EvaluatorFeeder, Feeder
-from amct_tensorflow_cli.model import Model
-from amct_tensorflow_cli.model_data import open_data
-from amct_tensorflow_cli.staging import check_writable, staged
-from amct_tensorflow_cli.summary import Summary, print_summary, result_path
+from amct_tensorflow_cli.summary import Summary, print_summary
 from amct_tensorflow_cli.values import image_size, input_shapes, numbers, output_list, split_list
 
 
@@ -46,7 +33,7 @@ class _Job:
     data_paths: list[str]
     input_shape: dict[str, list[int]] | None
     data_types: list[str] | None
-    preprocessing: Preprocessing
+    preprocessing: dict[str, Any]
     calibration_config: str | None
     batch_num: int | None
     target: str | None
@@ -69,22 +56,13 @@ class _Job:
             target=options.target if options["target"].present else None,
         )
 
-    @property
-    def config_file(self) -> str:
-        return result_path(self.model, self.save_path, "config.json")
-
-    @property
-    def record_file(self) -> str:
-        return result_path(self.model, self.save_path, "record.txt")
-
-    def load(self) -> Model:
-        """Reads the model."""
-        model = Model.load(self.model, self.outputs, self.signature)
-        if model.kind == "fake-quantized":
-            raise AmctValueError(
-                f"{self.model} was trained with fake-quant ops, whose ranges give its scales: use the command convert"
-            )
-        return model
+    def data(self, stack: contextlib.ExitStack) -> Any:
+        """Returns what the model is calibrated with; the evaluator's file stays loaded until the stack is closed."""
+        if self.evaluator is not None:
+            return stack.enter_context(evaluators.loaded(self.evaluator))
+        return DataFiles(
+            self.data_paths, input_shape=self.input_shape, data_types=self.data_types, **self.preprocessing
+        )
 
 
 def run(options: FlagValues) -> None:
@@ -99,93 +77,45 @@ def run(options: FlagValues) -> None:
 @contextlib.contextmanager
 def screen(verbose: bool, level: str | None = None) -> Iterator[None]:
     """Sets what is printed: everything if `verbose`, or from `level` on, or only what the summary will not say."""
-    if verbose or level is not None:
+    calm = not verbose and level is None
+    if calm:
+        amct.set_logging_level("warning", "info")
+    else:
         amct.set_logging_level("debug" if verbose else str(level), "debug" if verbose else "info")
-        yield
-        return
-    amct.set_logging_level("warning", "info")
-    with progress.calm_screen():
+    with progress.shown(), progress.calm_screen() if calm else contextlib.nullcontext():
         yield
 
 
 def _run(job: _Job) -> None:
-    files = [job.config_file, job.record_file, rounding_path(job.record_file)]
-    for path in files:
-        check_writable(path)
-    check_beside(job.record_file, "save_path")
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
-        with progress.status(f"reading {job.model}"):
-            model = job.load()
-            feeder = _feeder(job, model, stack)
-        config = _plan(job, model.graph)
-        feeder.prepare(config.batch_num)  # too few data are found before anything is written
-        config_file, record_file, _ = stack.enter_context(staged(files))
-        write_config(config_file, config)
-        _calibrate(model, feeder, config, config_file, record_file)
-        with progress.status("saving"):
-            amct.save_model(model.source, model.output_names, record_file, job.save_path)
-        for path in files:
-            warn_if_exists(path, "calibration")
+        result = amct.quantize(
+            job.model,
+            job.data(stack),
+            job.save_path,
+            outputs=job.outputs,
+            batch_num=job.batch_num,
+            config=job.calibration_config,
+            target=job.target,
+            signature=job.signature,
+        )
     seconds = time.monotonic() - started
     print_summary(
         Summary(
-            model,
-            job.save_path,
-            job.record_file,
-            others=files,
-            unrecorded="the configuration leaves it out",
-            facts=[f"calibrated with {feeder.used()} in {seconds:.1f} s"],
-            hints=feeder.hints(),
+            model=result.model,
+            float_size=model_size(result.float_model),
+            files=result.files,
+            layers=[(layer.op_type, layer.name, layer.reason) for layer in result.layers],
+            facts=[f"calibrated with {result.data} in {seconds:.1f} s"],
+            hints=result.notes,
         )
     )
 
 
-def _calibrate(model: Model, feeder: Feeder, config: QuantConfig, config_file: str, record_file: str) -> None:
-    """Fills the record."""
-    balanced = sum(layer.dmq_balancer_param is not None for layer in config.layers.values())
-    if balanced:
-        with progress.status("inserting balance ops"):
-            before = model.again()
-            amct.quantize_preprocess(before.graph, config_file, record_file, before.output_names)
-        feeder.run(before, f"balancing {counted(balanced, 'layer')}")
-    with progress.status("inserting calibration ops"):
-        needed = upstream(tensor.op for tensor in model.outputs)
-        amct.quantize_model(model.graph, config_file, record_file, model.output_names)
-    layers = sum(layer.quant_enable and name in needed for name, layer in config.layers.items())
-    feeder.run(model, f"calibrating {counted(layers, 'layer')}")
-
-
-def _preprocessing(options: FlagValues) -> Preprocessing:
-    return Preprocessing(
-        size=None if options.image_size is None else image_size(options.image_size),
-        mean=(0.0,) if options.mean is None else numbers(options.mean, "mean"),
-        std=(1.0,) if options.std is None else numbers(options.std, "std"),
-        channel_order=options.channel_order,
-    )
-
-
-def _plan(job: _Job, graph: tf.Graph) -> QuantConfig:
-    """Returns the configuration. What the command line says takes precedence over a .cfg."""
-    inventory = Inventory.of(graph)
-    if job.calibration_config is not None:
-        config = simplified_config_of(inventory, job.calibration_config)
-    else:
-        config = default_config(inventory.traits, all_ops=inventory.all_ops, reasons=inventory.reasons)
-    given: dict[str, Any] = {"batch_num": job.batch_num, "target": job.target}
-    return dataclasses.replace(config, **{name: value for name, value in given.items() if value is not None})
-
-
-def _feeder(job: _Job, model: Model, stack: contextlib.ExitStack) -> Feeder:
-    if job.evaluator is not None:
-        return EvaluatorFeeder(job.evaluator, stack.enter_context(evaluators.loaded(job.evaluator)))
-    data = open_data(
-        model.graph,
-        model.outputs,
-        model=job.model,
-        paths=job.data_paths,
-        input_shape=job.input_shape,
-        data_types=job.data_types,
-        preprocessing=job.preprocessing,
-    )
-    return DataFeeder(data, job.preprocessing)
+def _preprocessing(options: FlagValues) -> dict[str, Any]:
+    return {
+        "image_size": None if options.image_size is None else image_size(options.image_size),
+        "mean": 0.0 if options.mean is None else numbers(options.mean, "mean"),
+        "std": 1.0 if options.std is None else numbers(options.std, "std"),
+        "channel_order": options.channel_order,
+    }

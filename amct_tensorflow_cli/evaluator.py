@@ -39,7 +39,7 @@ class TensorFlow1Names:
 
 
 @contextlib.contextmanager
-def loaded(path: str) -> Iterator[Any]:
+def loaded(path: str) -> Iterator[Evaluator]:
     """Loads the file and gives its object `customize_evaluator`; its folder is importable meanwhile.
 
     Raises:
@@ -50,27 +50,36 @@ def loaded(path: str) -> Iterator[Any]:
     sys.path.insert(0, folder)
     try:
         with _old_names_for(folder):
-            yield _evaluator_of(_load(path, folder), path)
+            yield Evaluator(_evaluator_of(_load(path, folder), path), path)
     finally:
         sys.path.remove(folder)
         for name in _modules_in(folder, before):
             del sys.modules[name]
 
 
-def calibrate(evaluator: Any, path: str, graph: tf.Graph, outputs: list[str]) -> None:
-    """Has the evaluator run the outputs of the calibration graph.
+class Evaluator:
+    """The user's object. Its errors name the line of the file."""
 
-    Raises:
-        AmctRuntimeError: it raises an error; names the line.
-    """
-    try:
-        with graph.as_default():
-            evaluator.calibration(graph, outputs)
-    except (AmctError, tf.errors.OpError) as error:
-        reason = describe(error) if isinstance(error, tf.errors.OpError) else str(error)
-        raise AmctRuntimeError(f"evaluator {path} failed{_line(error, path)}: {reason}") from error
-    except (Exception, SystemExit) as error:
-        raise _failure(f"evaluator {path} failed", path, error) from error
+    def __init__(self, evaluator: Any, path: str) -> None:
+        self._evaluator, self._path = evaluator, path
+
+    def __str__(self) -> str:
+        return self._path
+
+    def calibration(self, graph: tf.Graph, outputs: list[str]) -> None:
+        """Runs the outputs of a graph.
+
+        Raises:
+            AmctRuntimeError: the object raises an error.
+        """
+        path = self._path
+        try:
+            self._evaluator.calibration(graph, outputs)
+        except (AmctError, tf.errors.OpError) as error:
+            reason = describe(error) if isinstance(error, tf.errors.OpError) else str(error)
+            raise AmctRuntimeError(f"evaluator {path} failed{_line(error, path)}: {reason}") from error
+        except (Exception, SystemExit) as error:
+            raise _failure(f"evaluator {path} failed", path, error) from error
 
 
 def _load(path: str, folder: str) -> ModuleType:

@@ -20,6 +20,8 @@ _COMMAND_LINE_WORDS = {
     "or pass None for the defaults": "or leave the option out",
     "of the model that quantize_model made": "of the model",
     "config_defination": "--calibration_config",
+    "call convert_qat_model": "use the command convert",
+    "give mean and std": "give --mean and --std",
     "to skip_layers": "to skip_layers of a .cfg for --calibration_config",
 }
 

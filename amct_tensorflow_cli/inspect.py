@@ -13,8 +13,8 @@ from amct_tensorflow import progress
 from amct_tensorflow.analysis.inspect_model import LayerReport, Shape, inspect_model
 from amct_tensorflow.analysis.run_times import BATCHES, run_times
 from amct_tensorflow.graph.sources import ModelSource
+from amct_tensorflow.model import refuse_inputs, source_of
 from amct_tensorflow_cli.calibration import screen
-from amct_tensorflow_cli.model import refuse_inputs, source_of
 from amct_tensorflow_cli.suggestions import closing_lines
 from amct_tensorflow_cli.values import output_list
 

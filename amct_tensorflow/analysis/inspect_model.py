@@ -14,11 +14,11 @@ from amct_tensorflow.graph.edit import upstream
 from amct_tensorflow.graph.ends import natural_outputs, needed_inputs, resolve_outputs
 from amct_tensorflow.graph.fake_quant import FAKE_QUANT_TYPES
 from amct_tensorflow.graph.sources import MODEL_TYPES, ModelSource, name_of, read_model
-from amct_tensorflow.graph.values import needed_variables
 from amct_tensorflow.graph_passes.pipelines import plan_own_fusions
 from amct_tensorflow.graph_passes.workspace import Layer, Workspace
 from amct_tensorflow.layers import FoundLayer, find_layers, quantizable_types
-from amct_tensorflow.ops import AMCT_OP_TYPES, CALIBRATION_OP_TYPES
+from amct_tensorflow.model import model_kind
+from amct_tensorflow.ops import AMCT_OP_TYPES
 
 Shape: TypeAlias = tuple[int | None, ...]
 
@@ -110,18 +110,6 @@ def inspect_model(pb_model: ModelSource, outputs: list[str] | None = None) -> Mo
         layers=(*_layers(graph, ends), *_layers_in_functions(graph)),
         op_count=len(graph.get_operations()),
     )
-
-
-def model_kind(graph: tf.Graph, outputs: Sequence[tf.Tensor]) -> str:
-    """Returns the kind of a model, as `ModelReport` has it."""
-    types = {op.type for op in graph.get_operations()}
-    if types & set(CALIBRATION_OP_TYPES):
-        return "calibration"
-    if types & AMCT_OP_TYPES:
-        return "quantized"
-    if needed_variables(graph, outputs):
-        return "not frozen"
-    return "fake-quantized" if types & set(FAKE_QUANT_TYPES) else "float"
 
 
 def _input_report(tensor: tf.Tensor) -> InputReport:

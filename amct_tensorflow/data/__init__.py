@@ -4,7 +4,8 @@ Everything is read with tf.data in private graphs, so it works with eager mode o
 """
 
 from amct_tensorflow.data.calibration_data import CalibrationData, load_data
+from amct_tensorflow.data.data_files import DataFiles
 from amct_tensorflow.data.images import Preprocessing
 from amct_tensorflow.data.inputs import InputSpec, input_specs
 
-__all__ = ["CalibrationData", "InputSpec", "Preprocessing", "input_specs", "load_data"]
+__all__ = ["CalibrationData", "DataFiles", "InputSpec", "Preprocessing", "input_specs", "load_data"]

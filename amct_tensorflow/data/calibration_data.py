@@ -22,6 +22,9 @@ LARGEST_DEFAULT_BATCH = 32
 class CalibrationData:
     """Folders or files of samples, one for each input.
 
+    Attributes:
+        preprocessing: what is done to images.
+
     Raises:
         AmctValueError: a folder or file cannot be used.
     """
@@ -31,14 +34,14 @@ class CalibrationData:
     ) -> None:
         if len(paths) != len(specs):
             names = ", ".join(spec.name for spec in specs)
+            given, wanted = counted(len(paths), "folder"), counted(len(specs), "input")
             raise AmctValueError(
-                f"data_dir names {len(paths)} folders for {len(specs)} inputs ({names}): give one for each, in this "
-                "order, and quote the ';' between them"
+                f"data_dir names {given} for {wanted} ({names}): give one for each, in this order, and quote the ';' "
+                "between them"
             )
+        self.preprocessing = preprocessing or Preprocessing()
         self._specs, self._paths = list(specs), list(paths)
-        self._sources = [
-            open_source(path, spec, preprocessing or Preprocessing()) for path, spec in zip(paths, specs, strict=True)
-        ]
+        self._sources = [open_source(path, spec, self.preprocessing) for path, spec in zip(paths, specs, strict=True)]
         known = {spec.batch_size for spec in specs if spec.batch_size is not None}
         if len(known) > 1 and None in {spec.batch_size for spec in specs}:
             raise AmctValueError(f"the inputs take batches of {sorted(known)}: give input_shape for all of them")
@@ -84,10 +87,7 @@ class CalibrationData:
             source.check(size)
             found = source.count(size * batch_num)
             if found < size * batch_num:
-                raise AmctValueError(
-                    f"The number of given data batches is not enough: batch_num is {batch_num}, but {path} has "
-                    f"{_supply(found, size)}; {_remedy(found, size, batch_num)}"
-                )
+                raise too_few_batches(path, found, size, batch_num)
         return self._feeds([source.batches(size, batch_num) for source, size in zip(self._sources, sizes, strict=True)])
 
     def _feeds(self, streams: Sequence[Iterator[np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
@@ -95,9 +95,21 @@ class CalibrationData:
             yield {spec.name: array for spec, array in zip(self._specs, arrays, strict=True)}
 
 
+def too_few_batches(where: str, found: int, size: int, batch_num: int) -> AmctValueError:
+    """Returns the error for data that are found to have fewer samples than batch_num batches of a size."""
+    return AmctValueError(
+        f"The number of given data batches is not enough: batch_num is {batch_num}, but {where} has "
+        f"{_supply(found, size)}; {_remedy(found, size, batch_num)}"
+    )
+
+
 def _supply(found: int, size: int) -> str:
     samples = counted(found, "sample")
-    return samples if size == 1 or found == 0 else f"{samples}, which make {found // size} batches of {size}"
+    return (
+        samples
+        if size == 1 or found == 0
+        else f"{samples}, which make {counted(found // size, 'batch', 'batches')} of {size}"
+    )
 
 
 def _remedy(found: int, size: int, batch_num: int) -> str:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence, Sized
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from amct_tensorflow.arguments import check_types, output_names
-from amct_tensorflow.errors import AmctRuntimeError, AmctTypeError, AmctValueError, reason_of, sentence_of
-from amct_tensorflow.graph.ends import INPUT_TYPES, find_placeholder, needed_inputs, resolve_outputs
+from amct_tensorflow.data.feeds import Batch, feed_of
+from amct_tensorflow.errors import AmctRuntimeError, AmctTypeError, AmctValueError, sentence_of
+from amct_tensorflow.graph.ends import INPUT_TYPES, needed_inputs, resolve_outputs
 from amct_tensorflow.graph.sessions import iterate, lean_session
 from amct_tensorflow.graph.values import needed_variables
 from amct_tensorflow.ops import OBSERVER_OP_TYPES, batches_wanted, flush_record, restart_calibration
 from amct_tensorflow.progress import counted
-
-Batch: TypeAlias = Mapping[Any, Any] | np.ndarray
 
 _WHERE = "the calibration graph"
 
@@ -54,7 +53,7 @@ def calibrate(graph: tf.Graph, outputs: Sequence[Any], batches: Iterable[Batch])
     # Not as the default session: its graph would be the default one, in which the batches would be made.
     with contextlib.closing(lean_session(graph)) as session:
         for batch in iterate(batches):
-            feed = _feed(graph, inputs, batch)
+            feed = feed_of(graph, inputs, batch, _WHERE)
             if seen == 0:
                 restart_calibration(record_file)
             _run(session, tensors, feed)
@@ -99,62 +98,6 @@ def _too_few(found: int, wanted: int) -> AmctValueError:
         f"batches has {counted(found, 'batch', 'batches')}, but batch_num is {wanted}: give more of them, or lower "
         "batch_num"
     )
-
-
-def _feed(graph: tf.Graph, inputs: Sequence[tf.Tensor], batch: Batch) -> dict[tf.Tensor, Any]:
-    """Returns the data of each placeholder."""
-    needed = [tensor for tensor in inputs if tensor.op.type != "PlaceholderWithDefault"]
-    if isinstance(batch, tuple):
-        raise AmctTypeError(
-            "a batch is a tuple, as of images and labels: leave the labels out, and give several inputs as a dictionary"
-        )
-    if not isinstance(batch, Mapping):
-        candidates = needed or inputs
-        if len(candidates) != 1:
-            names = ", ".join(tensor.op.name for tensor in candidates) or "none"
-            raise AmctTypeError(
-                f"a batch must be a dictionary of arrays by the names of the inputs, which are {names}, not "
-                f"{type(batch).__name__}"
-            )
-        batch = {candidates[0]: batch}
-    feed = {_placeholder(graph, key): value for key, value in batch.items()}
-    fed = {tensor.name for tensor in feed}
-    missing = [tensor.op.name for tensor in needed if tensor.name not in fed]
-    if missing:
-        raise AmctValueError(f"a batch has no data for the input '{missing[0]}': add an array under this name")
-    return {tensor: _as_array(tensor, value) for tensor, value in feed.items()}
-
-
-def _placeholder(graph: tf.Graph, key: Any) -> tf.Tensor:
-    name = getattr(key, "name", key)
-    if not isinstance(name, str):
-        raise AmctTypeError(f"the keys of a batch must be names of inputs or tensors, not {type(key).__name__}")
-    return find_placeholder(graph, name, _WHERE)
-
-
-def _as_array(tensor: tf.Tensor, value: Any) -> np.ndarray:
-    """Returns the data in the type of the placeholder; raises where they, or their shape, cannot be that."""
-    try:
-        given = np.asarray(value)
-        with np.errstate(invalid="ignore"):  # checked below
-            array = np.asarray(given, tensor.dtype.as_numpy_dtype)
-    except (TypeError, ValueError, OverflowError, NotImplementedError) as error:
-        raise AmctValueError(
-            f"the data for the input '{tensor.op.name}' cannot become an array of {tensor.dtype.name} "
-            f"({reason_of(error)}): feed numbers in a regular shape"
-        ) from error
-    whole = tensor.dtype.is_integer or tensor.dtype.is_bool
-    if given.dtype.kind == "c" or (whole and not np.array_equal(given, array)):
-        raise AmctValueError(
-            f"the data for the input '{tensor.op.name}' are {given.dtype.name} and would change as "
-            f"{tensor.dtype.name}: feed what inference feeds"
-        )
-    if not tensor.shape.is_compatible_with(array.shape):
-        raise AmctValueError(
-            f"the data for the input '{tensor.op.name}' has the shape {list(array.shape)}, but it takes "
-            f"{tensor.shape}: feed batches as for inference"
-        )
-    return array
 
 
 def _run(session: tf.compat.v1.Session, tensors: Sequence[tf.Tensor], feed: Mapping[tf.Tensor, np.ndarray]) -> None:

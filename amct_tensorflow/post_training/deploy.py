@@ -17,7 +17,7 @@ from amct_tensorflow.graph.model_file import GraphDef, extract, serialize
 from amct_tensorflow.graph.sources import ModelSource, name_of, read_model
 from amct_tensorflow.graph_passes.performing.add_grouped_biases import has_grouped_bias
 from amct_tensorflow.graph_passes.workspace import Activation, Layer, Workspace
-from amct_tensorflow.inventory import Inventory
+from amct_tensorflow.inventory import Inventory, Outcome
 from amct_tensorflow.layers import FoundLayer, split_tensor_key
 from amct_tensorflow.log import LOGGER
 from amct_tensorflow.post_training.fusion_info import fusion_info
@@ -185,14 +185,15 @@ class FloatModel:
         reasons: Mapping[str, str] | None = None,
         failed: Container[str] = (),
         notes: Mapping[str, str] | None = None,
-    ) -> None:
-        """Logs one line per layer; `reasons` and `failed` are of layers that were left out for other reasons.
+    ) -> list[Outcome]:
+        """Logs one line per layer and returns what became of each.
 
-        `notes` are of layers that are quantized.
+        `reasons` and `failed` are of layers that were left out for other reasons than a record without factors,
+        `notes` of layers that are quantized.
         """
         left = {**dict.fromkeys(inventory.layers, "the record has no factors for it"), **(reasons or {})}
         unneeded = inventory.layers.keys() - self.needed
-        inventory.report(workspace, left, module, failed=failed, unneeded=unneeded, notes=notes)
+        return inventory.report(workspace, left, module, failed=failed, unneeded=unneeded, notes=notes)
 
 
 def write_model(

@@ -80,7 +80,7 @@ def quantize_model(
     book = _open_record(record_file, workspace, config, rounding)
     perform_calibration(workspace, config, book, rounding)
     notes = {name: f"its weights are rounded to the nearest, because {why}" for name, why in rounding.reasons.items()}
-    inventory.report(workspace, _left_out(inventory, config), _MODULE, notes=notes)
+    inventory.report(workspace, left_out(inventory, config), _MODULE, notes=notes)
     LOGGER.push_info_message(
         f"run the graph {config.batch_num} time(s) in a new session, then call save_model with {record_file}",
         _MODULE,
@@ -123,7 +123,8 @@ def _factors(layer: Layer) -> int:
     return layer.channels if layer.channel_axes else 1
 
 
-def _left_out(inventory: Inventory, config: QuantConfig) -> dict[str, str]:
+def left_out(inventory: Inventory, config: QuantConfig) -> dict[str, str]:
+    """Returns why layers are not quantized that could be, if they are not, by name."""
     return {
         name: "its quant_enable is false" if name in config.layers else "the configuration has no entry for it"
         for name in inventory.layers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +11,7 @@ from amct_tensorflow.errors import AmctRuntimeError
 from amct_tensorflow.graph.sources import MODEL_TYPES, ModelSource
 from amct_tensorflow.graph_passes.pipelines import perform_deployment, plan_deployment
 from amct_tensorflow.graph_passes.planning.take_rounding import Taken
-from amct_tensorflow.inventory import Inventory
+from amct_tensorflow.inventory import Inventory, Outcome
 from amct_tensorflow.layers import split_tensor_key
 from amct_tensorflow.log import LOGGER
 from amct_tensorflow.ops import batches_seen, batches_wanted, flush_record
@@ -46,6 +47,32 @@ def save_model(pb_model: ModelSource, outputs: list[str], record_file: str, save
         AmctRuntimeError: the calibration is not finished, the record is damaged or for another model, the outputs
             need none of its layers, a bias is beyond int32, or a file cannot be written. Nothing is written then.
     """
+    save(pb_model, outputs, record_file, save_path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """What `save` did.
+
+    Attributes:
+        outcomes: what became of each layer.
+        records: the factors, by layer.
+        taken: what became of the rounding of the weights.
+    """
+
+    outcomes: list[Outcome]
+    records: dict[str, LayerRecord]
+    taken: Taken
+
+
+def save(
+    pb_model: ModelSource,
+    outputs: list[str],
+    record_file: str,
+    save_path: str,
+    left: Mapping[str, str] | None = None,
+) -> Saved:
+    """Does what `save_model` does, and returns what it did; `left` says why layers have no factors, where known."""
     files = ResultFiles.of(save_path, pb_model)
     model = FloatModel.load(pb_model, outputs)
     inventory = Inventory.of(model.graph)
@@ -58,9 +85,10 @@ def save_model(pb_model: ModelSource, outputs: list[str], record_file: str, save
     write_model(workspace, model.outputs, files, _MODULE)
     _warn_of_lost_entries(inventory, records, record_file)
     _report_rounding(taken, rounding, record_file)
-    model.report(inventory, workspace, _MODULE, notes=_notes(taken))
+    outcomes = model.report(inventory, workspace, _MODULE, left, notes=_notes(taken))
     _warn_of_losses(taken)
     report_saved(files, _MODULE)
+    return Saved(outcomes, records, taken)
 
 
 def _notes(taken: Taken) -> dict[str, str]:

@@ -12,8 +12,8 @@ import tensorflow as tf
 from small_graphs import batch, conv_net, freeze, load, prepare, run
 
 import amct_tensorflow as amct
+from amct_tensorflow.post_training import one_call
 from amct_tensorflow.record import read_record
-from amct_tensorflow_cli import calibration as command
 
 tf1 = tf.compat.v1
 SHAPE = ("--input_shape", "x:4,8,8,3", "--data_types", "float32")
@@ -125,7 +125,7 @@ def test_a_simplified_configuration(cli, model, samples, tmp_path):
     code, out, err = cli(*options)
     assert code == 0, err
     assert "3 batches of 8" in err
-    assert "2 of 3 layers are quantized, left float:\n  MatMul head/fc: the configuration leaves it out" in out
+    assert "2 of 3 layers are quantized, left float:\n  MatMul head/fc: the configuration has no entry for it" in out
     code, _, err = cli(*options, "--batch_num", 2)
     assert code == 0 and "2 batches of 12" in err
     assert json.loads(Path("out/m_config.json").read_text())["batch_num"] == 2
@@ -199,7 +199,7 @@ def test_a_forgotten_input(failing, tmp_path, data):
     model = freeze(graph, tmp_path / "model.pb")
     options = ("calibration", "--model", model, "--save_path", "out/m", "--data_dir", data)
     assert "input_shape misses 'y:0'" in failing(*options, "--input_shape", "x:4,8")
-    assert "--data_dir needs an entry for each input (x:0, y:0), but has 1" in failing(*options, code=2)
+    assert "data_dir names 1 folder for 2 inputs (x:0, y:0): give one for each" in failing(*options)
 
 
 def test_several_outputs(failing, tmp_path, data):
@@ -248,7 +248,7 @@ def test_whatever_happens_is_one_line(cli, monkeypatch, model, data, error, code
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(command, "_plan", fail)
+    monkeypatch.setattr(one_call, "_plan", fail)
     result = cli("calibration", "--model", model, "--save_path", "out/m", "--data_dir", data)
     assert result.code == code
     assert result.err.splitlines()[-1] == f"amct_tensorflow: {words}" or words in result.err.splitlines()[-1]

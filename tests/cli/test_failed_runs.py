@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from small_graphs import batch
 
-from amct_tensorflow_cli import calibration as command
+from amct_tensorflow.post_training import one_call
 
 
 def results() -> dict[str, bytes]:
@@ -34,13 +34,13 @@ def test_a_failed_calibration(failing, options, samples):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError()], ids=["interrupt", "memory"])
-@pytest.mark.parametrize("step", ["quantize_model", "save_model"])
+@pytest.mark.parametrize("step", ["quantize_model", "save"])
 def test_an_interrupted_one(cli, options, monkeypatch, step, error):
     def fail(*_):
         raise error
 
     before = results()
-    monkeypatch.setattr(command.amct, step, fail)
+    monkeypatch.setattr(one_call, step, fail)
     assert cli(*options).code != 0
     assert results() == before
 

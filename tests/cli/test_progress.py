@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import io
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,12 @@ import pytest
 
 from amct_tensorflow import progress
 from amct_tensorflow.log import LOGGER
+
+
+@pytest.fixture(autouse=True)
+def _shown():
+    with progress.shown():
+        yield
 
 
 class Terminal(io.StringIO):
@@ -43,6 +50,18 @@ def test_plain_lines(capsys, monkeypatch):
         "batch 3 of 6, 4.0 samples/s, 6 s left",
         "batch 6 of 6, 4.0 samples/s",
     ]
+
+
+def test_nothing_outside_of_commands(capsys):
+    context = contextvars.Context()  # in which nobody has called shown()
+    with terminal() as screen:
+        context.run(_make_progress)
+    assert screen.getvalue() == capsys.readouterr().err == ""
+
+
+def _make_progress() -> None:
+    with progress.status("saving"), progress.batches("calibrating", batches=1, batch_size=8) as advance:
+        advance()
 
 
 def test_a_bar_with_log_lines_above_it():

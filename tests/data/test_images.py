@@ -150,7 +150,7 @@ def test_default_batch_size_of_records(tmp_path):
 
 def test_too_few_records(tmp_path):
     write_records(tmp_path / "a.tfrecord", 3)
-    with pytest.raises(AmctValueError, match="3 samples, which make 1 batches of 2"):
+    with pytest.raises(AmctValueError, match="3 samples, which make 1 batch of 2"):
         open_images(tmp_path, batch_size=2).batches(2)
 
 

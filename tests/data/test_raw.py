@@ -137,7 +137,7 @@ def test_an_empty_file(tmp_path):
         ({"x": 5}, ["x"], ["int8"], ["input_shape of 'x' is 5: give its dimensions as positive numbers"]),
         ({"x": "2,2"}, ["x"], ["int8"], ["input_shape of 'x' is '2,2': give its dimensions as positive numbers"]),
         ({"x": [2]}, ["x"], ["int8", "int8"], ["data_types has 2 entries for 1 inputs (x)"]),
-        ({"x": [2]}, ["x", "y"], ["int8"], ["data_dir names 2 folders for 1 inputs (x)"]),
+        ({"x": [2]}, ["x", "y"], ["int8"], ["data_dir names 2 folders for 1 input (x)"]),
         ({"x": [2]}, ["nowhere"], ["int8"], ["data_dir nowhere does not exist"]),
     ],
     ids=["no_inputs", "zero", "scalar", "no_integer", "bool", "a_number", "text", "types", "folders", "no_folder"],

@@ -7,12 +7,9 @@ import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 
-import tensorflow as tf
-
 from amct_tensorflow.arguments import check_file_path
-from amct_tensorflow.errors import AmctError, AmctRuntimeError
+from amct_tensorflow.errors import AmctError
 from amct_tensorflow.files import not_writable
-from amct_tensorflow_cli.failures import describe
 
 
 def check_writable(path: str) -> None:
@@ -59,13 +56,13 @@ def staged(targets: Sequence[str]) -> Iterator[list[str]]:
         for target, stand_in in zip(targets, stand_ins, strict=True):
             if os.path.exists(stand_in):
                 os.replace(stand_in, os.path.realpath(target))
-    except (AmctError, tf.errors.OpError) as error:
-        message = described = describe(error)
+    except AmctError as error:
+        message = original = str(error)
         for target, stand_in in zip(targets, stand_ins, strict=True):
             message = message.replace(os.path.basename(stand_in), os.path.basename(target))
-        if message == described:
+        if message == original:
             raise
-        raise AmctRuntimeError(message) from error
+        raise type(error)(message) from error
     finally:
         for stand_in in stand_ins:
             with contextlib.suppress(OSError):

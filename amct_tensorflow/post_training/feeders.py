@@ -1,22 +1,31 @@
-"""What runs a graph on data: files or the user's evaluator."""
+"""What runs a graph on data: batches or the user's evaluator."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
+import tensorflow as tf
 
-import amct_tensorflow as amct
 from amct_tensorflow import progress
-from amct_tensorflow.data import CalibrationData, Preprocessing
+from amct_tensorflow.data import CalibrationData
+from amct_tensorflow.data.given import Batches, Data, open_data
+from amct_tensorflow.data.images import Preprocessing
+from amct_tensorflow.model import Model
+from amct_tensorflow.post_training.calibrate import calibrate
 from amct_tensorflow.progress import counted
-from amct_tensorflow_cli import evaluator as evaluators
-from amct_tensorflow_cli.model import Model
 
 # Fewer samples than this say little about the range of values.
 _FEW_SAMPLES = 16
+
+
+@runtime_checkable
+class Evaluator(Protocol):
+    """An object of the user's that runs graphs on its data."""
+
+    def calibration(self, graph: tf.Graph, outputs: list[str]) -> object:
+        """Runs the outputs batch_num times."""
 
 
 class Feeder(Protocol):
@@ -35,35 +44,48 @@ class Feeder(Protocol):
         """Returns what the user should know of the data."""
 
 
-class EvaluatorFeeder:
+def feeder_of(data: Data | Evaluator, model: Model) -> Feeder:
+    """Returns what runs a model on the data.
+
+    Raises:
+        AmctTypeError, AmctValueError: they cannot be the model's data.
+    """
+    if isinstance(data, Evaluator):
+        return _EvaluatorFeeder(data)
+    return _DataFeeder(open_data(data, model.graph, model.outputs, model.name))
+
+
+class _EvaluatorFeeder:
     """The user's evaluator."""
 
-    def __init__(self, path: str, evaluator: Any) -> None:
-        self._path, self._evaluator = path, evaluator
+    def __init__(self, evaluator: Any) -> None:
+        self._evaluator = evaluator
 
     def prepare(self, batch_num: int) -> None:
         """Leaves it to the evaluator how many batches it runs; save_model tells if they were too few."""
 
     def run(self, model: Model, text: str) -> None:
         """Calls the evaluator."""
-        with progress.status(f"{text} with {self._path}"):
-            evaluators.calibrate(self._evaluator, self._path, model.graph, model.output_names)
+        with progress.status(f"{text} with {self.used()}"), model.graph.as_default():
+            self._evaluator.calibration(model.graph, model.output_names)
 
     def used(self) -> str:
-        """Returns its path."""
-        return self._path
+        """Returns what it calls itself, or its class."""
+        kind = type(self._evaluator)
+        return kind.__name__ if kind.__str__ is object.__str__ else str(self._evaluator)
 
     def hints(self) -> list[str]:
         """Returns none: what it feeds is not seen here."""
         return []
 
 
-class DataFeeder:
-    """Files of data."""
+class _DataFeeder:
+    """Batches of data."""
 
-    def __init__(self, data: CalibrationData, preprocessing: Preprocessing) -> None:
-        self._data, self._preprocessing = data, preprocessing
-        self._unit = "image" if data.has_images else "sample"
+    def __init__(self, data: Batches) -> None:
+        self._data = data
+        self._files = data if isinstance(data, CalibrationData) else None
+        self._unit = "image" if self._files is not None and self._files.has_images else "sample"
         self._batch_num = self._batch_size = 0
 
     def prepare(self, batch_num: int) -> None:
@@ -74,10 +96,10 @@ class DataFeeder:
     def run(self, model: Model, text: str) -> None:
         """Feeds the batches."""
         with progress.batches(text, batches=self._batch_num, batch_size=self._batch_size, unit=self._unit) as advance:
-            amct.calibrate(model.graph, model.output_names, self._batches(advance))
+            calibrate(model.graph, model.output_names, self._batches(advance))
             advance()
 
-    def _batches(self, advance: Callable[[], None]) -> Iterator[dict[str, np.ndarray]]:
+    def _batches(self, advance: Callable[[], None]) -> Iterator[Any]:
         """Yields the batches; the next one is asked for when the last one is done."""
         for at, batch in enumerate(self._data.batches(self._batch_num)):
             if at > 0:
@@ -94,8 +116,12 @@ class DataFeeder:
         samples = self._batch_num * self._batch_size
         if samples < _FEW_SAMPLES:
             hints.append(f"{counted(samples, 'sample')} may be too few; 16 to 32 of all kinds give better scales")
-        if self._data.has_images and (self._preprocessing.mean, self._preprocessing.std) == ((0.0,), (1.0,)):
-            hints.append("images were fed as pixels of 0 to 255; give --mean and --std if the model takes other values")
-        for file, found, what in self._data.raw_files():
+        if self._files is None:
+            return hints
+        plain = Preprocessing()
+        done = self._files.preprocessing
+        if self._files.has_images and (done.mean, done.std) == (plain.mean, plain.std):
+            hints.append("images were fed as pixels of 0 to 255; give mean and std if the model takes other values")
+        for file, found, what in self._files.raw_files():
             hints.append(f"{os.path.basename(file)} was read as {counted(found, 'sample')} for {what}")
         return hints

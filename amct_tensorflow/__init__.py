@@ -4,6 +4,7 @@ Importing it registers the deployment ops, so that a quantized .pb loads with ``
 """
 
 from amct_tensorflow._version import __version__
+from amct_tensorflow.analysis.compare_models import compare_models
 from amct_tensorflow.data import DataFiles
 from amct_tensorflow.errors import AmctError
 from amct_tensorflow.export.to_onnx import export_onnx
@@ -26,6 +27,7 @@ __all__ = [
     "DataFiles",
     "__version__",
     "calibrate",
+    "compare_models",
     "convert_model",
     "convert_qat_model",
     "create_quant_config",

@@ -1,4 +1,4 @@
-"""The table of commands and their options."""
+"""Commands and their options, and how they are parsed."""
 
 from __future__ import annotations
 
@@ -6,19 +6,12 @@ import dataclasses
 import difflib
 import itertools
 import re
+from collections.abc import Callable
 from typing import Literal
 
 from absl import flags
 
-from amct_tensorflow_cli.values import (
-    UsageError,
-    check_entries,
-    image_size,
-    input_shapes,
-    numbers,
-    output_list,
-    split_list,
-)
+from amct_tensorflow_cli.values import UsageError, check_data_options, output_list
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +42,7 @@ class Command:
         example: command lines to copy.
         groups: its options under headings.
         module: has the function `run(options)`; imported once TensorFlow may be.
+        check: raises `UsageError` for values that do not go together.
     """
 
     name: str
@@ -57,6 +51,7 @@ class Command:
     example: str
     groups: tuple[tuple[str, tuple[Option, ...]], ...]
     module: str
+    check: Callable[[flags.FlagValues], None] = lambda values: None
 
     def options(self) -> list[Option]:
         """Returns the options of all groups."""
@@ -89,7 +84,11 @@ class Command:
         for option in self.options():
             if option.required and not values[option.name].value:
                 raise UsageError(f"--{option.name} is missing")
-        _check(self, values)
+        if values.outputs is not None:
+            output_list(values.outputs)
+        if "data_dir" in values:
+            check_data_options(values)
+        self.check(values)
         return values
 
 
@@ -133,271 +132,3 @@ def _wanted(option: Option) -> str | None:
         "count": "a whole number above 0: write for example 4",
         "switch": "needed: the option has no value",
     }.get(option.kind)
-
-
-def _check(command: Command, values: flags.FlagValues) -> None:
-    """Raises `UsageError` for values that cannot be parsed, or that do not go together."""
-    if values.outputs is not None:
-        output_list(values.outputs)
-    if command is EXPORT:
-        _check_export(values)
-    if command is not CALIBRATION:
-        return
-    for source, excluded in _EXCLUSIVE.items():
-        both = [name for name in excluded if values[source].value is not None and values[name].present]
-        if both:
-            raise UsageError(f"--{source} and --{both[0]} cannot be given together: {_EXCLUSIVE_WHY[source]}")
-    if not (values.data_dir or values.evaluator or values.compression_optimize_conf):
-        raise UsageError(
-            "--data_dir is missing: name the folder with calibration data, or give --evaluator or "
-            "--compression_optimize_conf"
-        )
-    _check_data_options(values)
-
-
-def _check_export(values: flags.FlagValues) -> None:
-    for option, file_format in (("opset", "onnx"), ("integer_io", "tflite")):
-        if values[option].present and values.format != file_format:
-            raise UsageError(f"--{option} is for --format {file_format}: leave it out")
-
-
-def _check_data_options(values: flags.FlagValues) -> None:
-    shapes = None if values.input_shape is None else input_shapes(values.input_shape)
-    for name in ("data_dir", "data_types"):
-        text = values[name].value
-        if text is not None and shapes is not None:
-            check_entries(name, len(split_list(str(text))), list(shapes))
-    for name in ("mean", "std"):
-        text = values[name].value
-        if text is not None:
-            numbers(str(text), name)
-    if values.image_size is not None:
-        image_size(values.image_size)
-
-
-_ALWAYS = (
-    Option("help", "", "print this", kind="switch", short="h"),
-    Option("verbose", "", "print every log line, TensorFlow's too, and tracebacks", kind="switch", short="v"),
-)
-_MODEL = Option(
-    "model",
-    "PATH",
-    "the model: a frozen .pb or .pbtxt, a SavedModel folder, or a .keras or .h5 file",
-    required=True,
-)
-_SIGNATURE = Option("signature", "NAME", "the signature of a SavedModel. Default: serving_default")
-_OUTPUTS = Option(
-    "outputs",
-    "NAMES",
-    'its outputs, ops or tensors: "a:0;b:0". May be left out if the model has only one op that nothing consumes',
-)
-_OUTPUTS_TO_INSPECT = Option(
-    "outputs", "NAMES", 'its outputs, ops or tensors: "a:0;b:0". Default: all ops that nothing consumes'
-)
-_IMAGES = (
-    Option("image_size", "H,W", "size that images are resized to. Default: that of the input"),
-    Option("mean", "M", "subtracted from pixels of 0 to 255: one number, or one per channel. Default: 0"),
-    Option(
-        "std",
-        "S",
-        "then divides them: one number, or one per channel. Default: 1. With 127.5 for mean and std, pixels become "
-        "-1 to 1; with 255 for std alone, 0 to 1",
-    ),
-    Option(
-        "channel_order",
-        "RGB|BGR",
-        "order of the channels that the model takes. Default: RGB",
-        kind="choice",
-        choices=("RGB", "BGR"),
-    ),
-)
-
-CALIBRATION = Command(
-    name="calibration",
-    summary="quantize a float model with a few batches of real data",
-    description=(
-        "Finds the scales of a float model on batch_num batches, and writes\n"
-        "  <save_path>_quantized.pb  the int8 model\n"
-        "  <save_path>_quant.json    which float ops each of its ops stands for\n"
-        "  <save_path>_config.json   what was quantized and how\n"
-        "  <save_path>_record.txt    the scales; the command convert takes them, too\n"
-        "  <save_path>_record.txt.safetensors  how the weights are rounded, for save_model\n"
-        "16 to 32 samples in all are enough, prepared exactly as for inference."
-    ),
-    example=(
-        "  amct_tensorflow calibration --model mobilenet.pb --save_path out/mobilenet \\\n"
-        "      --data_dir my_images --mean 127.5 --std 127.5\n"
-        "  amct_tensorflow calibration --model model.pb --save_path out/model --outputs logits:0 \\\n"
-        '      --input_shape "a:8,16,16;b:8,10" --data_dir "bins/a;bins/b" --data_types "float32;int32" --batch_num 4'
-    ),
-    groups=(
-        (
-            "model",
-            (
-                _MODEL,
-                Option("save_path", "PATH", "folder and prefix of the results", required=True),
-                _OUTPUTS,
-                _SIGNATURE,
-                Option(
-                    "target",
-                    "NAME",
-                    "what will run the int8 model: ascend, or onnxruntime, for which additions behind convolutions are "
-                    "int8, too. Default: that of --calibration_config, or ascend",
-                    kind="choice",
-                    choices=("ascend", "onnxruntime"),
-                ),
-            ),
-        ),
-        (
-            "calibration data",
-            (
-                Option(
-                    "data_dir",
-                    "DIRS",
-                    'a folder or file for each input, "dir1;dir2": images (also in subfolders, taken evenly from all), '
-                    ".npy or .npz arrays of samples, TFRecords of images, or .bin files of one or more batches each",
-                ),
-                Option(
-                    "input_shape",
-                    "SHAPES",
-                    'inputs and shapes, the batch size first: "name:32,224,224,3;name2:32,10". May be left out if the '
-                    "model knows the shapes; the batch size then is 32, or less for fewer samples",
-                ),
-                Option(
-                    "data_types",
-                    "TYPES",
-                    'types of the values in .bin files, "float32;int8". Default: those of the inputs',
-                    alias="data_type",
-                ),
-                Option(
-                    "batch_num", "N", "number of batches. Default: that of --calibration_config, or 1", kind="count"
-                ),
-            ),
-        ),
-        ("images", _IMAGES),
-        (
-            "other ways",
-            (
-                Option(
-                    "evaluator",
-                    "FILE",
-                    "a Python file that feeds the data itself: its object customize_evaluator has "
-                    "calibration(graph, outputs), which runs the outputs batch_num times in a session",
-                ),
-                Option("calibration_config", "FILE", "a simplified configuration (.cfg): which layers, and how"),
-                Option("compression_optimize_conf", "FILE", "the chip compiler's file with data, shapes and .cfg"),
-            ),
-        ),
-        ("always", _ALWAYS),
-    ),
-    module="amct_tensorflow_cli.calibration",
-)
-
-CONVERT = Command(
-    name="convert",
-    summary="make the int8 model of a model whose scales are known",
-    description=(
-        "Without --record_file the model was trained with fake quantization (FakeQuantWithMinMaxVars nodes): their\n"
-        "ranges become the scales, which are also written to <save_path>_record.txt. With --record_file the scales\n"
-        "of that file are applied to a float model. Writes <save_path>_quantized.pb and <save_path>_quant.json."
-    ),
-    example=(
-        "  amct_tensorflow convert --model trained_with_fake_quant.pb --save_path out/model\n"
-        "  amct_tensorflow convert --model model.pb --record_file out/model_record.txt --save_path out/again"
-    ),
-    groups=(
-        (
-            "model",
-            (
-                _MODEL,
-                Option("save_path", "PATH", "folder and prefix of the results", required=True),
-                _OUTPUTS,
-                _SIGNATURE,
-                Option("record_file", "FILE", "scales and offsets for a float model"),
-            ),
-        ),
-        ("always", _ALWAYS),
-    ),
-    module="amct_tensorflow_cli.convert",
-)
-
-INSPECT = Command(
-    name="inspect",
-    summary="show what can be quantized in a model, and the options to copy",
-    description=(
-        "Lists the layers of a model: which can be quantized, why others cannot, and which batch norms are folded\n"
-        "into them. Ends with the --outputs and --input_shape of the command calibration, or with where an int8 model\n"
-        "can run. Writes nothing."
-    ),
-    example=(
-        "  amct_tensorflow inspect --model model.pb\n  amct_tensorflow inspect --model out/model_quantized.pb --time"
-    ),
-    groups=(
-        (
-            "model",
-            (
-                _MODEL,
-                _OUTPUTS_TO_INSPECT,
-                _SIGNATURE,
-                Option(
-                    "time",
-                    "",
-                    "run an int8 model, and its float model, in all runtimes that are installed, and print how long "
-                    "batches of 1 and 32 take",
-                    kind="switch",
-                ),
-            ),
-        ),
-        ("always", _ALWAYS),
-    ),
-    module="amct_tensorflow_cli.inspect",
-)
-
-EXPORT = Command(
-    name="export",
-    summary="give an int8 model to a runtime with int8 kernels",
-    description=(
-        "Writes <save_path>.onnx for onnxruntime, <save_path>.tflite for LiteRT, or <save_path>.pb for TensorFlow\n"
-        "on x86, with the scales, integer weights and biases of the int8 model, and says which layers the runtime\n"
-        "computes in int8, and why not the others. A model that was calibrated with --target onnxruntime has more."
-    ),
-    example=(
-        "  amct_tensorflow export --model out/model_quantized.pb --save_path out/model --format onnx\n"
-        "  amct_tensorflow export --model out/model_quantized.pb --save_path out/model --format tflite"
-    ),
-    groups=(
-        (
-            "model",
-            (
-                Option("model", "PATH", "the int8 model: <save_path>_quantized.pb", required=True),
-                Option("save_path", "PATH", "the file to write; its ending may be left out", required=True),
-                Option(
-                    "format",
-                    "NAME",
-                    "onnx, tflite or tensorflow. Default: onnx",
-                    kind="choice",
-                    choices=("onnx", "tflite", "tensorflow"),
-                ),
-                _OUTPUTS_TO_INSPECT,
-                Option("opset", "N", "onnx: version of the operators, from 13 on. Default: 17", kind="count"),
-                Option("integer_io", "", "tflite: inputs and outputs that have scales are int8", kind="switch"),
-            ),
-        ),
-        ("always", _ALWAYS),
-    ),
-    module="amct_tensorflow_cli.export",
-)
-
-COMMANDS = {command.name: command for command in (CALIBRATION, CONVERT, EXPORT, INSPECT)}
-
-_EXCLUSIVE = {
-    "evaluator": (
-        *("data_dir", "input_shape", "data_types", "image_size", "mean", "std", "channel_order"),
-        "compression_optimize_conf",
-    ),
-    "compression_optimize_conf": ("data_dir", "input_shape", "data_types", "calibration_config"),
-}
-_EXCLUSIVE_WHY = {
-    "evaluator": "an evaluator feeds the data itself",
-    "compression_optimize_conf": "that file names data, shapes and configuration",
-}

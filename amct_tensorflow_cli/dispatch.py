@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 
-from amct_tensorflow_cli.commands import COMMANDS
+from amct_tensorflow_cli.command_table import COMMANDS
 from amct_tensorflow_cli.startup import import_package
 from amct_tensorflow_cli.usage import PROGRAM, command_help, overview, version
 from amct_tensorflow_cli.values import UsageError

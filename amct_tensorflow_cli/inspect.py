@@ -16,12 +16,8 @@ from amct_tensorflow.graph.sources import ModelSource
 from amct_tensorflow.model import refuse_inputs, source_of
 from amct_tensorflow_cli.calibration import screen
 from amct_tensorflow_cli.suggestions import closing_lines
+from amct_tensorflow_cli.tables import WIDTH_FOR_TABLE, console_of_stdout
 from amct_tensorflow_cli.values import output_list
-
-# Wide enough for any name where there is no terminal: files and pipes have no edge.
-_PIPE_WIDTH = 10_000
-# Narrower terminals get the name of a layer on a line of its own.
-_WIDTH_FOR_TABLE = 100
 
 
 def run(options: FlagValues) -> None:
@@ -33,10 +29,8 @@ def run(options: FlagValues) -> None:
             found = inspect_model(source, outputs)
             report = dataclasses.replace(found, model=options.model)
             refuse_inputs(report.outputs, [placeholder.name for placeholder in report.inputs])
-        console = Console(highlight=False)
-        if not console.is_terminal:
-            console = Console(highlight=False, width=_PIPE_WIDTH)
-        if console.width < _WIDTH_FOR_TABLE:
+        console = console_of_stdout()
+        if console.width < WIDTH_FOR_TABLE:
             _print_lines(console, report.layers)
         elif report.layers:
             console.print(_table(report.layers, console.encoding))

@@ -7,7 +7,8 @@ import shutil
 import textwrap
 from pathlib import Path
 
-from amct_tensorflow_cli.commands import COMMANDS, Command, Option
+from amct_tensorflow_cli.command_table import COMMANDS
+from amct_tensorflow_cli.commands import Command, Option
 
 PROGRAM = "amct_tensorflow"
 _COLUMN = 26

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from absl.flags import FlagValues
+
 # Far beyond what images are prepared with, and far from where float32 ends.
 _LARGEST, _LEAST_STD = 1e6, 1e-6
 
@@ -103,3 +105,18 @@ def image_size(text: str) -> tuple[int, int]:
     if min(height, width) < 1:
         raise UsageError(f"--image_size '{text}' is not height,width: write for example 224,224")
     return height, width
+
+
+def check_data_options(values: FlagValues) -> None:
+    """Raises `UsageError` for options of data that cannot be parsed, or that do not go together."""
+    shapes = None if values.input_shape is None else input_shapes(values.input_shape)
+    for name in ("data_dir", "data_types"):
+        text = values[name].value
+        if text is not None and shapes is not None:
+            check_entries(name, len(split_list(str(text))), list(shapes))
+    for name in ("mean", "std"):
+        text = values[name].value
+        if text is not None:
+            numbers(str(text), name)
+    if values.image_size is not None:
+        image_size(values.image_size)

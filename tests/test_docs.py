@@ -116,7 +116,7 @@ def squeeze(line: str) -> str:
 
 
 def test_every_command_line_parses():
-    from amct_tensorflow_cli.commands import COMMANDS
+    from amct_tensorflow_cli.command_table import COMMANDS
     from amct_tensorflow_cli.values import UsageError
 
     for page in PAGES:
@@ -216,7 +216,7 @@ def test_table_of_the_record():
 
 
 def test_tables_of_the_options():
-    from amct_tensorflow_cli.commands import COMMANDS
+    from amct_tensorflow_cli.command_table import COMMANDS
 
     page = (DOCS / "command_line.md").read_text()
     for command in COMMANDS.values():

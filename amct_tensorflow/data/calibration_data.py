@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -75,13 +76,18 @@ class CalibrationData:
         most = LARGEST_DEFAULT_BATCH * batch_num
         return max(1, min(LARGEST_DEFAULT_BATCH, *(source.count(most) // batch_num for source in self._sources)))
 
-    def batches(self, batch_num: int) -> Iterator[dict[str, np.ndarray]]:
-        """Returns an iterator over `batch_num` feed dicts.
+    def batches(self, batch_num: int | None) -> Iterator[dict[str, np.ndarray]]:
+        """Returns an iterator over `batch_num` feed dicts, or over all that whole batches can be made of.
 
         Raises:
             AmctValueError: there are too few data; raised at once, not by the iterator.
         """
-        default = self.batch_size(batch_num)
+        if batch_num is None:
+            count = min(source.count(sys.maxsize) for source in self._sources)
+            default = self.batch_size(_even_number(count))
+            batch_num = max(1, count // default)
+        else:
+            default = self.batch_size(batch_num)
         sizes = [spec.batch_size or default for spec in self._specs]
         for source, path, size in zip(self._sources, self._paths, sizes, strict=True):
             source.check(size)
@@ -93,6 +99,13 @@ class CalibrationData:
     def _feeds(self, streams: Sequence[Iterator[np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
         for arrays in zip(*streams, strict=True):
             yield {spec.name: array for spec, array in zip(self._specs, arrays, strict=True)}
+
+
+def _even_number(count: int) -> int:
+    """Returns a number of batches of up to 32 samples in which as many samples as possible are used."""
+    sizes = range(LARGEST_DEFAULT_BATCH, LARGEST_DEFAULT_BATCH // 2, -1)
+    size = max(sizes, key=lambda size: count - count % size)
+    return max(1, count // size)
 
 
 def too_few_batches(where: str, found: int, size: int, batch_num: int) -> AmctValueError:

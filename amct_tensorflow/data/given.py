@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any, Protocol, TypeAlias
@@ -26,8 +27,8 @@ class Batches(Protocol):
     def batch_size(self, batch_num: int) -> int:
         """Returns how many samples a batch has if so many batches are taken."""
 
-    def batches(self, batch_num: int) -> Iterator[Any]:
-        """Returns an iterator over so many batches; may be called again.
+    def batches(self, batch_num: int | None) -> Iterator[Any]:
+        """Returns an iterator over so many batches, or over all; may be called again, but for all of an iterator.
 
         Raises:
             AmctValueError: there are too few data; where that is known, it is raised at once.
@@ -86,16 +87,18 @@ class _Samples:
         """Returns that of the model, or as many as there are, up to 32."""
         return self._fixed or max(1, min(LARGEST_DEFAULT_BATCH, self._length // batch_num))
 
-    def batches(self, batch_num: int) -> Iterator[dict[tf.Tensor, np.ndarray]]:
-        """Returns an iterator over batches."""
-        size = self.batch_size(batch_num)
-        if self._length < size * batch_num:
-            raise too_few_batches("data", self._length, size, batch_num)
-        return self._cut(size, batch_num)
+    def batches(self, batch_num: int | None) -> Iterator[dict[tf.Tensor, np.ndarray]]:
+        """Returns an iterator over batches; the last one of all may be smaller, where the model allows that."""
+        size = self.batch_size(batch_num or 1)
+        if self._length < size * (batch_num or 1):
+            raise too_few_batches("data", self._length, size, batch_num or 1)
+        used = self._length if batch_num is None else size * batch_num
+        return self._cut(size, used - used % size if self._fixed else used)
 
-    def _cut(self, size: int, batch_num: int) -> Iterator[dict[tf.Tensor, np.ndarray]]:
-        for start in range(0, size * batch_num, size):
-            yield {tensor: np.asarray(array[start : start + size]) for tensor, array in self._arrays.items()}
+    def _cut(self, size: int, used: int) -> Iterator[dict[tf.Tensor, np.ndarray]]:
+        for start in range(0, used, size):
+            end = min(start + size, used)
+            yield {tensor: np.asarray(array[start:end]) for tensor, array in self._arrays.items()}
 
 
 class _Stream:
@@ -112,8 +115,10 @@ class _Stream:
         values = next(iter(first.values()), ()) if isinstance(first, Mapping) else first
         return _length(values) or 1
 
-    def batches(self, batch_num: int) -> Iterator[Any]:
-        """Returns an iterator over the first batches."""
+    def batches(self, batch_num: int | None) -> Iterator[Any]:
+        """Returns an iterator over the first batches, or all."""
+        if batch_num is None:
+            return self._all()
         known = _length(self._batches)
         if known is not None and known < batch_num:
             raise _too_few(known, batch_num)
@@ -126,6 +131,13 @@ class _Stream:
                 yield next(source)
             except StopIteration:
                 raise _too_few(found, batch_num) from None
+
+    def _all(self) -> Iterator[Any]:
+        if isinstance(self._batches, tf.data.Dataset) and self._batches.cardinality() == tf.data.INFINITE_CARDINALITY:
+            raise AmctValueError("data is a tf.data.Dataset without end: say with batch_num how many batches to take")
+        if self._rest is None:
+            return iterate(self._batches)
+        return itertools.chain(self._kept, self._rest)
 
     def _again(self) -> Iterator[Any]:
         assert self._rest is not None
@@ -148,12 +160,13 @@ class _SampleStream(_Stream):
         most = LARGEST_DEFAULT_BATCH if known is None else min(LARGEST_DEFAULT_BATCH, known // batch_num)
         return self._fixed or max(1, most)
 
-    def batches(self, batch_num: int) -> Iterator[Any]:
-        """Returns an iterator over batches."""
-        size, known = self.batch_size(batch_num), _length(self._dataset)
-        if known is not None and known < size * batch_num:
-            raise too_few_batches("data", known, size, batch_num)
-        return _Stream(self._dataset.batch(size, drop_remainder=True)).batches(batch_num)
+    def batches(self, batch_num: int | None) -> Iterator[Any]:
+        """Returns an iterator over batches; the last one of all may be smaller, where the model allows that."""
+        size, known = self.batch_size(batch_num or 1), _length(self._dataset)
+        if known is not None and known < size * (batch_num or 1):
+            raise too_few_batches("data", known, size, batch_num or 1)
+        whole = batch_num is not None or self._fixed is not None
+        return _Stream(self._dataset.batch(size, drop_remainder=whole)).batches(batch_num)
 
 
 def _of_dataset(dataset: tf.data.Dataset, inputs: Sequence[tf.Tensor]) -> Batches:

@@ -134,6 +134,11 @@ def clone(op: tf.Operation, name: str) -> tf.Operation:
     return _create(op, name, list(op.inputs), [output.dtype for output in op.outputs], _attributes(op))
 
 
+def clone_with(op: tf.Operation, name: str, inputs: Sequence[tf.Tensor]) -> tf.Operation:
+    """Returns a copy of `op` that reads other inputs, called `name`, made unique."""
+    return _create(op, name, list(inputs), [output.dtype for output in op.outputs], _attributes(op))
+
+
 def clone_in_type(
     op: tf.Operation, name: str, old: tf.DType, new: tf.DType, convert: Callable[[tf.Tensor], tf.Tensor]
 ) -> tf.Operation:

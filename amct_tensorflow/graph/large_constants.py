@@ -5,6 +5,7 @@ Large weights are imported hollow, as constants of zeros that take no memory, an
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypeAlias
 
 import numpy as np
@@ -51,16 +52,17 @@ def _serialized(value: np.ndarray) -> bytes:
     return content
 
 
-def import_lean(graph_def: GraphDef) -> None:
-    """Imports into the default graph; as tf.import_graph_def with an empty name."""
+def import_lean(graph_def: GraphDef, name: str = "", input_map: Mapping[str, tf.Tensor] | None = None) -> None:
+    """Imports into the default graph; as tf.import_graph_def."""
     large = {node.name: node for node in graph_def.node if _is_large(node)}
     if not large:
-        tf.import_graph_def(graph_def, name="")
+        tf.import_graph_def(graph_def, name=name, input_map=input_map)
         return
-    tf.import_graph_def(_hollow(graph_def), name="")
+    tf.import_graph_def(_hollow(graph_def), name=name, input_map=input_map)
     graph = tf.compat.v1.get_default_graph()
-    for name, node in large.items():
-        _fill(graph.get_operation_by_name(name), node.attr["value"].SerializeToString())
+    for node_name, node in large.items():
+        op = graph.get_operation_by_name(f"{name}/{node_name}" if name else node_name)
+        _fill(op, node.attr["value"].SerializeToString())
 
 
 def _is_large(node: tf.compat.v1.NodeDef) -> bool:

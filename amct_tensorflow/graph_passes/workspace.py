@@ -42,6 +42,7 @@ class Layer:
         balance: the factors that move from its input to its weights, one per input channel; None without.
         result: once rewritten, the tensor that is the layer's output now.
         behind: once rewritten, the result in the type and form of `end`; None if it has these.
+        behind_trail: once rewritten, what is in the place of the end of its trail; None without one.
         inserted: once rewritten, the ops that belong to the layer.
         clones: once rewritten, name of an original op -> name of its clone.
         bias_add: the BiasAdd right behind it that it absorbed, or None.
@@ -67,6 +68,7 @@ class Layer:
     balance: FloatArray | None = None
     result: tf.Tensor | None = None
     behind: tf.Tensor | None = None
+    behind_trail: tf.Tensor | None = None
     inserted: list[tf.Operation] = dataclasses.field(default_factory=list)
     clones: dict[str, str] = dataclasses.field(default_factory=dict)
     bias_add: tf.Operation | None = None

@@ -1,1 +1,1 @@
-"""Post-training quantization: each job a file, and what the jobs share (observe, deploy, fusion_info)."""
+"""Post-training quantization: each job a file, and what the jobs share (observe, deploy, feeders)."""

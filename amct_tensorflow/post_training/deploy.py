@@ -11,6 +11,7 @@ import tensorflow as tf
 from amct_tensorflow.arguments import output_names
 from amct_tensorflow.errors import AmctRuntimeError, AmctValueError, did_you_mean
 from amct_tensorflow.files import is_same_file, warn_if_exists, write_files
+from amct_tensorflow.fusion_info import fusion_info
 from amct_tensorflow.graph.edit import upstream
 from amct_tensorflow.graph.ends import find_outputs
 from amct_tensorflow.graph.model_file import GraphDef, extract, serialize
@@ -20,7 +21,6 @@ from amct_tensorflow.graph_passes.workspace import Activation, Layer, Workspace
 from amct_tensorflow.inventory import Inventory, Outcome
 from amct_tensorflow.layers import FoundLayer, split_tensor_key
 from amct_tensorflow.log import LOGGER
-from amct_tensorflow.post_training.fusion_info import fusion_info
 from amct_tensorflow.record import LayerRecord, check_activation, check_layer
 
 _LONGEST_PREFIX = 241  # with the longest ending still a legal file name
@@ -207,7 +207,7 @@ def write_model(
     saved = _extract(workspace, outputs)
     contents = {
         files.model: serialize(saved, files.model),
-        files.mapping: fusion_info(saved, workspace.layers, files.prefix),
+        files.mapping: fusion_info(saved, workspace, files.prefix),
         **(more or {}),
     }
     for path in contents:

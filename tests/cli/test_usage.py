@@ -11,7 +11,10 @@ CALIBRATION = ("calibration", "--model", "m.pb", "--save_path", "out/m")
     ("arguments", "words"),
     [
         (("calibrate",), "there is no command 'calibrate'; did you mean 'calibration'?"),
-        (("quantify",), "there is no command 'quantify'; the commands are calibration, convert, export, inspect"),
+        (
+            ("quantify",),
+            "there is no command 'quantify'; the commands are calibration, compare, convert, export, inspect",
+        ),
         (("--model", "m.pb", "inspect"), "'--model' before a command is unknown"),
         (("inspect", "--modle", "m.pb"), "there is no option --modle; did you mean --model?"),
         (("inspect",), "--model is missing"),

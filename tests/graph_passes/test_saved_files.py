@@ -25,6 +25,7 @@ from small_models import (
 
 import amct_tensorflow as amct
 from amct_tensorflow.errors import AmctError, AmctRuntimeError
+from amct_tensorflow.fusion_info import read_fusion_info
 
 REPOSITORY = Path(amct.__file__).resolve().parents[1]
 
@@ -168,16 +169,34 @@ def test_plain_nodes_have_name_and_type_only(small):
 
 
 def test_the_mapping_of_a_matmul_with_batch_norm_behind_a_reshape(tmp_path):
-    """The AscendDequant computes what the batch norm did, not what the MatMul did."""
+    """What is behind the Reshape is what the batch norm did; the AscendDequant has another shape."""
 
     def build(net):
         y = tf.reshape(net.bias(net.matmul(flat(image()), "matmul"), "bias"), [-1, 1, 1, 6], name="reshape")
         tf.nn.relu(net.batch_norm(y, "bn"), name="out")
 
     deployed = Deployed(build, ["out"], tmp_path)
-    info = deployed.info["dequant/AscendDequant"]
-    assert _originals(info) == ["matmul", "bias", "bn"]
-    assert info["output_desc"][0]["attr"][-1]["value"] == {"s": "bn"}
+    for name in ("dequant/AscendDequant", "reshape"):
+        assert _originals(deployed.info[name]) == ["matmul", "bias", "bn"]
+    assert "output_desc" not in deployed.info["dequant/AscendDequant"]
+    assert deployed.info["reshape"]["output_desc"][0]["attr"][-1]["value"] == {"s": "bn"}
+
+
+def test_the_mapping_of_convolutions_that_a_concat_joins(tmp_path):
+    """What their batch norm did is behind the Concat; also where that is an output under a name of its own."""
+
+    def build(net):
+        x = image()
+        y = tf.concat([net.conv(x, name, 3) for name in ("a", "b")], 3, name="joined")
+        tf.nn.relu(net.batch_norm(y, "bn"), name="out")
+
+    deployed = Deployed(build, ["out"], tmp_path)
+    assert [name for name, info in deployed.info.items() if "output_desc" in info] == ["joined"]
+    layers = read_fusion_info(str(tmp_path / "model_quant.json"))
+    assert [(layer.name, layer.end, layer.origin) for layer in layers] == [
+        ("a", "joined", "bn:0"),
+        ("b", "joined", "bn:0"),
+    ]
 
 
 def test_the_mapping_of_an_output(tmp_path):

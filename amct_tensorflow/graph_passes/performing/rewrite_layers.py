@@ -145,6 +145,9 @@ def _rebuild(workspace: Workspace, trail: Trail, layers: list[Layer], absorbed: 
         for index, data in moved:
             set_input(made, index, data)
         now[op.outputs[0].name] = made.outputs[0]
-    replace_uses(trail.end, now[trail.end.name])
+    end = now[trail.end.name]
+    for layer in layers:
+        layer.behind_trail = end
+    replace_uses(trail.end, end)
     if workspace.is_output(trail.end):
-        workspace.moved[trail.end.op.name] = now[trail.end.name]
+        workspace.moved[trail.end.op.name] = end

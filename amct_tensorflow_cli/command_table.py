@@ -167,7 +167,7 @@ COMPARE = Command(
     summary="show where an int8 model loses accuracy, layer by layer",
     description=(
         "Runs a float model and its int8 model on the same data and prints how far the result of each quantized layer\n"
-        "is from that of the float model: the error that the layer itself makes (own), and that of all layers to there\n"
+        "is from that of the float model: the error that the layer itself makes (own), and that of all up to it\n"
         "(accumulated); the worst first. Then the outputs, with how often the top-1 is the same."
     ),
     example=(

@@ -15,6 +15,7 @@ from amct_tensorflow.analysis.run_times import BATCHES, run_times
 from amct_tensorflow.graph.sources import ModelSource
 from amct_tensorflow.model import refuse_inputs, source_of
 from amct_tensorflow_cli.calibration import screen
+from amct_tensorflow_cli.int8_layers import print_int8_layers
 from amct_tensorflow_cli.suggestions import closing_lines
 from amct_tensorflow_cli.tables import WIDTH_FOR_TABLE, console_of_stdout
 from amct_tensorflow_cli.values import output_list
@@ -30,7 +31,9 @@ def run(options: FlagValues) -> None:
             report = dataclasses.replace(found, model=options.model)
             refuse_inputs(report.outputs, [placeholder.name for placeholder in report.inputs])
         console = console_of_stdout()
-        if console.width < WIDTH_FOR_TABLE:
+        if report.kind == "quantized":
+            print_int8_layers(console, report)
+        elif console.width < WIDTH_FOR_TABLE:
             _print_lines(console, report.layers)
         elif report.layers:
             console.print(_table(report.layers, console.encoding))
@@ -86,8 +89,6 @@ def _style(reason: str | None) -> str:
 
 
 def _int8(layer: LayerReport) -> str:
-    if layer.quantized:
-        return "is quantized"
     return "yes" if layer.reason is None else f"no: {layer.reason}"
 
 

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import tensorflow as tf
 
+from amct_tensorflow.analysis.int8_facts import Int8Facts, Int8Input, inputs_alone, int8_facts
 from amct_tensorflow.arguments import check_types, output_names
 from amct_tensorflow.graph.control_flow import ops_in_functions
 from amct_tensorflow.graph.edit import upstream
@@ -23,6 +24,7 @@ from amct_tensorflow.ops import AMCT_OP_TYPES
 Shape: TypeAlias = tuple[int | None, ...]
 
 NOT_NEEDED = "the outputs do not need it"
+LEFT_FLOAT = "it was left float when the model was quantized"
 FAKE_QUANTIZED = "it has fake-quant nodes: convert the model instead of calibrating it"
 
 
@@ -49,6 +51,7 @@ class LayerReport:
         reason: why it cannot be quantized; None if it can.
         batch_norm: the name of the batch norm that is folded into it, or None.
         unfused_because: why the batch norm behind it cannot be folded, or None.
+        facts: the factors of a quantized layer; None where they are not known.
     """
 
     name: str
@@ -59,6 +62,7 @@ class LayerReport:
     reason: str | None
     batch_norm: str | None = None
     unfused_because: str | None = None
+    facts: Int8Facts | None = None
 
     @property
     def quantizable(self) -> bool:
@@ -77,6 +81,8 @@ class ModelReport:
         outputs: tensor names: those given, or all natural ones.
         layers: every op of a quantizable type, in graph order.
         op_count: the number of ops.
+        inputs_alone: (name, type, factors) of the ops of an int8 model that are no layers, but of which an input is
+            quantized.
     """
 
     model: str
@@ -85,6 +91,7 @@ class ModelReport:
     outputs: tuple[str, ...]
     layers: tuple[LayerReport, ...]
     op_count: int
+    inputs_alone: tuple[tuple[str, str, Int8Input], ...] = ()
 
 
 @check_types(pb_model=MODEL_TYPES)
@@ -109,6 +116,7 @@ def inspect_model(pb_model: ModelSource, outputs: list[str] | None = None) -> Mo
         outputs=tuple(tensor.name for tensor in ends),
         layers=(*_layers(graph, ends), *_layers_in_functions(graph)),
         op_count=len(graph.get_operations()),
+        inputs_alone=tuple(inputs_alone(graph)),
     )
 
 
@@ -134,7 +142,17 @@ def _layers(graph: tf.Graph, outputs: Sequence[tf.Tensor]) -> list[LayerReport]:
     plan_own_fusions(workspace)
     plans = {layer.name: layer for layer in workspace.layers}
     needed = upstream(tensor.op for tensor in outputs)
-    return [_layer_report(layer, plans.get(layer.op.name), needed) for layer in found]
+    facts = int8_facts(graph)
+    is_int8 = model_kind(graph, outputs) == "quantized"
+    reports = [_layer_report(layer, plans.get(layer.op.name), needed) for layer in found]
+    return [
+        dataclasses.replace(
+            report,
+            facts=facts.get(report.name),
+            reason=LEFT_FLOAT if is_int8 and report.quantizable else report.reason,
+        )
+        for report in reports
+    ]
 
 
 def _layer_report(found: FoundLayer, plan: Layer | None, needed: set[str]) -> LayerReport:

@@ -14,6 +14,7 @@ from amct_tensorflow.analysis.inspect_model import (
     inspect_model,
 )
 from amct_tensorflow.errors import AmctTypeError, AmctValueError
+from amct_tensorflow.record import read_record
 
 tf1 = tf.compat.v1
 
@@ -100,6 +101,20 @@ def test_quantized_models(tmp_path):
     assert (calibration.kind, quantized.kind) == ("calibration", "quantized")
     assert [layer.name for layer in quantized.layers if layer.quantized] == ["block/conv", "head/pool", "head/fc"]
     assert not any(layer.quantizable for layer in quantized.layers)
+    found = read_record(record)
+    for layer in quantized.layers:
+        factors = found[layer.name]
+        [data] = layer.facts.inputs
+        assert (data.scale, data.offset) == (pytest.approx(factors.scale_d, rel=1e-6), factors.offset_d)
+        assert data.lowest == pytest.approx((-128 - factors.offset_d) * factors.scale_d)
+        assert data.highest == pytest.approx((127 - factors.offset_d) * factors.scale_d)
+        assert layer.facts.scale_w == pytest.approx(factors.scale_w, rel=1e-6)
+        assert layer.facts.shift_bit[: len(factors.shift_bit)] == factors.shift_bit
+    weights = graph.get_tensor_by_name("head/weights:0")
+    with tf1.Session(graph=graph) as session:
+        values = session.run(weights)
+    assert quantized.layers[2].facts.lowest_weight == pytest.approx(values.min(), rel=0.02)
+    assert quantized.layers[2].facts.highest_weight == pytest.approx(values.max(), rel=0.02)
 
 
 def test_fake_quantized_models(tmp_path):

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
+import numpy as np
 import tensorflow as tf
-from small_graphs import conv_net, freeze
+from small_graphs import batch, conv_net, freeze
+
+import amct_tensorflow as amct
+from amct_tensorflow.record import read_record
 
 
 def test_a_float_model(cli, model):
@@ -22,6 +28,35 @@ def test_a_quantized_model(cli, model, samples):
     out = cli("inspect", "--model", "out/m_quantized.pb").out
     assert "is a quantized model already" in out and "3 of 3 layers are quantized already." in out
     assert "--input_shape" not in out
+    table = [line.split() for line in out.splitlines()]
+    assert table[0] == "layer type input from to scale_d offset_d weights from to scale_w N note".split()  # noqa: SIM905
+    record = read_record("out/m_record.txt")["head/fc"]
+    row = next(row for row in table if row and row[0] == "head/fc")
+    assert row[1] == "MatMul" and row[4:6] == [f"{record.scale_d:.4g}", str(record.offset_d)]
+    assert row[8:] == [f"{record.scale_w[0]:.4g}", str(record.shift_bit[0])]
+    assert next(row for row in table if row and row[0] == "head/pool")[6:] == ["0"]
+
+
+def test_what_stayed_float_in_a_quantized_model_and_what_is_suspicious(cli, model, tmp_path, monkeypatch):
+    (tmp_path / "quant.cfg").write_text('skip_layers: "head/fc"')
+    amct.quantize(model, np.zeros((8, 8, 8, 3), np.float32), "out/m", config=tmp_path / "quant.cfg")
+    out = cli("inspect", "--model", "out/m_quantized.pb").out
+    assert re.search(r"^block/conv .* scale_d is 1: right for pixels of 0 to 255", out, re.MULTILINE)
+    assert re.search(r"^head/fc +MatMul +float: it was left float when the model was quantized", out, re.MULTILINE)
+    monkeypatch.setattr("amct_tensorflow_cli.tables._PIPE_WIDTH", 60)
+    out = cli("inspect", "--model", "out/m_quantized.pb").out
+    assert re.search(r"^block/conv\n  type Conv2D, input from -?\d.*, note scale_d is 1", out, re.MULTILINE)
+
+
+def test_an_input_that_is_quantized_alone(cli, tmp_path):
+    with tf.Graph().as_default() as graph:
+        x = tf.compat.v1.placeholder(tf.float32, [None, 8, 8, 3], name="x")
+        y = [tf.nn.conv2d(x, np.ones((3, 3, 3, 4), np.float32) / 27, 1, "SAME", name=name) for name in ("a", "b")]
+        tf.nn.relu(tf.add(*y, name="sum"), name="out")
+    model = freeze(graph, tmp_path / "model.pb")
+    amct.quantize(model, batch(size=16), "out/m", target="onnxruntime")
+    out = cli("inspect", "--model", "out/m_quantized.pb").out
+    assert len(re.findall(r"^sum +AddV2 .* an input that is quantized alone", out, re.MULTILINE)) == 2
 
 
 def test_reasons(cli, tmp_path):

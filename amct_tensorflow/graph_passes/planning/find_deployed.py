@@ -117,10 +117,15 @@ def find_deployed(graph: tf.Graph, needed: Container[str]) -> list[DeployedLayer
     Raises:
         AmctValueError: the graph has an AscendDequant that is not behind a layer as this package writes it.
     """
-    return [_layer_before(op) for op in graph.get_operations() if op.type == "AscendDequant" and op.name in needed]
+    return [layer_before(op) for op in graph.get_operations() if op.type == "AscendDequant" and op.name in needed]
 
 
-def _layer_before(dequant: tf.Operation) -> DeployedLayer:
+def layer_before(dequant: tf.Operation) -> DeployedLayer:
+    """Returns the layer in front of an AscendDequant.
+
+    Raises:
+        AmctValueError: as `find_deployed`.
+    """
     op, bias_add = dequant.inputs[0].op, None
     if op.type == "BiasAdd":
         op, bias_add = op.inputs[0].op, op

@@ -20,7 +20,8 @@ def print_int8_layers(console: Console, report: ModelReport) -> None:
     """Prints a line for each quantized input of each layer, in a table where there is room."""
     rows = [row for layer in report.layers for row in _rows(layer)]
     for name, op_type, factors in report.inputs_alone:
-        rows.append([name, op_type, *_of_input(factors), "", "", "", "", _note(factors) or "an input that is quantized alone"])
+        note = _note(factors) or "an input that is quantized alone"
+        rows.append([name, op_type, *_of_input(factors), "", "", "", "", note])
     if console.width < WIDTH_FOR_TABLE:
         _print_lines(console, rows)
         return

@@ -429,6 +429,44 @@ def test_results_of_a_split_with_different_factors(tmp_path, name):
     assert sqnr(deployed.run(batch()), lite.run(batch())["out"]) > AS_IN_FLOAT
 
 
+@pytest.mark.parametrize("joint_quant", [False, True])
+def test_a_moved_result_that_floats_read_too(tmp_path, joint_quant):
+    """The factors behind the MaxPool are others than those before it, and are kept."""
+
+    def build(net):
+        y = net.bias(net.conv(image(), "a"), "a/bias")
+        pooled = tf.nn.max_pool2d(y, 3, 1, "SAME")
+        tf.tanh(pooled, name="floats")
+        z = net.bias(net.conv(tf.identity(pooled), "b", size=1), "b/bias")
+        tf.identity(net.conv(tf.nn.relu(y + z), "c", size=1), name="out")
+
+    outputs = ["out", "floats"]
+    deployed = deploy(build, tmp_path, outputs=outputs, target="onnxruntime", joint_quant=joint_quant)
+    report, lite = export(deployed)
+    assert in_int8(report) == ["a", "b"]
+    found = lite.run(batch())
+    for name in outputs:
+        assert sqnr(run(deployed.graph, f"{name}:0", batch()), found[name]) > 30
+
+
+@pytest.mark.parametrize("kind", ["argmax", "top_k", "greater"])
+def test_outputs_that_are_no_floats(tmp_path, kind):
+    def build(net):
+        y = net.matmul(flat(tf.nn.relu(net.conv(image(), "a"))), "b")
+        made = {
+            "argmax": lambda: tf.argmax(y, -1),
+            "top_k": lambda: tf.nn.top_k(y, 2).indices,
+            "greater": lambda: tf.greater(y, 0.5),
+        }[kind]()
+        tf.identity(made, name="out")
+
+    deployed = deploy(build, tmp_path)
+    assert export(deployed, integer_io=True)[0].outputs == ("out",)
+    report, lite = export(deployed)
+    assert report.outputs == ("out",)
+    assert np.mean(run(deployed.graph, "out:0", batch()) == lite.run(batch())["out"]) >= 0.75
+
+
 # -- Inputs, outputs and files -------------------------------------------------------------------------------------
 
 

@@ -14,6 +14,8 @@ converter from applying them, an op that it does not know and that is taken out 
 4. The scales of a transposed convolution cannot be told, so nothing may be folded into it: a fence behind it.
 5. What moves data, or takes the largest of them, hands the scale of its result on to its input, also where others read
    this with other factors: a fence between them. Arithmetic hands nothing on.
+6. Where it has the scale of its input, and floats read its result, too, factors behind it would be forgotten: a fence
+   in front of these.
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ def fake_quantize(
         moved: what restore_reals put in the place of ops, by their names.
 
     Returns:
-        What now are the outputs, in the same order, each the result of a fence.
+        What now are the outputs, in the same order; those of floats are results of fences.
     """
     with at_root(graph):
         made = _averages(layers) | _fake_quants(graph)
@@ -69,9 +71,12 @@ def fake_quantize(
         ends = []
         for output in outputs:
             end = moved.get(output.op.name, output)
-            ends.append(_fence(made.get(end.op.name, end)))
+            end = made.get(end.op.name, end)
+            ends.append(_fence(end) if end.dtype == tf.float32 else end)
         _keep_apart(layers)
-        _separate_readers(graph, upstream(end.op for end in ends))
+        needed = upstream(end.op for end in ends)
+        _separate_readers(graph, needed)
+        _keep_factors(graph, needed, {layer.name for layer in layers})
         return ends
 
 
@@ -144,6 +149,26 @@ def _separate_readers(graph: tf.Graph, needed: Container[str]) -> None:
             if output.dtype == tf.float32 and (len(readers) > 1 or op.type in _OF_ONE_SCALE):
                 for reader, index in handing_on:
                     set_input(reader, index, _fence(output))
+
+
+def _keep_factors(graph: tf.Graph, needed: Container[str], layers: Container[str]) -> None:
+    """Puts fences in front of factors of what has some already, being moved only, where others read that."""
+    for op in graph.get_operations():
+        if op.name in needed and op.name not in layers and op.inputs and _has_factors(op, layers):
+            for output in op.outputs:
+                readers = [(reader, index) for reader, index in consumers(output) if reader.name in needed]
+                quants = [use for use in readers if use[0].type == _FAKE_QUANT]
+                for reader, index in quants if len(readers) > 1 else ():
+                    set_input(reader, index, _fence(output))
+
+
+def _has_factors(op: tf.Operation, layers: Container[str]) -> bool:
+    """Tells whether an op moves only what comes from a fake-quant op."""
+    while op.name not in layers and op.type not in (_FAKE_QUANT, FENCE, *_ARITHMETIC) and op.inputs:
+        op = op.inputs[0].op
+        if op.type == _FAKE_QUANT:
+            return True
+    return False
 
 
 def _fake_quantized(quant: tf.Operation) -> tf.Tensor:

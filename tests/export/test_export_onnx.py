@@ -250,6 +250,22 @@ def test_names_and_dynamic_sizes(tmp_path):
     assert exported.sqnr(batch()) > SAME
 
 
+@pytest.mark.parametrize("activation", [tf.nn.relu, tf.nn.relu6, lambda y: tf.nn.relu(y * 2)], ids=["", "6", "mul"])
+def test_outputs_in_front_of_an_activation(tmp_path, activation):
+    """onnxruntime would take them from the integers behind it."""
+
+    def build(net):
+        stream = tf.nn.relu(net.bias(net.conv(image(), "stem"), "stem/bias"))
+        y = tf.add(net.bias(net.conv(stream, "a"), "a/bias"), stream, name="mid")
+        y = tf.identity(activation(y), name="behind")
+        tf.identity(net.conv(y, "last"), name="out")
+
+    exported = ExportedOnnx(build, tmp_path, outputs=["out", "mid", "behind"])
+    assert exported.report.outputs == ("out", "mid", "behind")
+    assert exported.sqnr(batch()) > SAME
+    assert exported.sqnr(10 * batch()) > SAME
+
+
 def test_size_and_origin(tmp_path):
     exported = ExportedOnnx(large_matrices, tmp_path)
     assert exported.path.stat().st_size < 0.28 * Path(exported.deployed.pb).stat().st_size

@@ -11,6 +11,7 @@ import tensorflow as tf
 from amct_tensorflow._version import __version__
 from amct_tensorflow.export.onnx.conversion import to_onnx
 from amct_tensorflow.export.onnx.kernels import reason_against_int8
+from amct_tensorflow.export.onnx.outputs import keep_outputs_apart
 from amct_tensorflow.export.onnx.quantizers import move_quantizers_up
 from amct_tensorflow.export.onnx.weights import put_weights
 from amct_tensorflow.export.quantized_model import QuantizedModel
@@ -41,6 +42,7 @@ def onnx_model(model: QuantizedModel, opset: int) -> tuple[ir.Model, list[Export
     exported = to_onnx(graph_def, [*(tensor.op.name for tensor in model.inputs), *weights], names, opset)
     passes.ShapeInferencePass()(exported)  # tf2onnx moves nodes and forgets their shapes
     values = put_weights(exported.graph, weights)
+    keep_outputs_apart(exported.graph)
     move_quantizers_up(exported.graph)
     exported.graph.sort()
     for clean in (passes.RemoveUnusedNodesPass(), passes.DeduplicateInitializersPass()):

@@ -24,7 +24,10 @@ from amct_tensorflow.graph.large_constants import add_constant
 UINT8_STEPS = 255
 _WEIGHT_STEPS = 127
 _CONVOLUTION, _DEPTHWISE, _PRODUCT = "_FusedQuantizedConv2D", "_FusedQuantizedDepthwiseConv2D", "_QuantizedMatMul"
+OP_TYPES = (_CONVOLUTION, _DEPTHWISE, _PRODUCT)
 _CONVOLUTIONS = {"Conv2D": _CONVOLUTION, "DepthwiseConv2dNative": _DEPTHWISE}
+_CHANNELS_LAST, _CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
+_FIRST = "/channels_first"
 _QUANTIZED = {"mode": "MIN_FIRST", "narrow_range": False, "axis": -1}
 
 
@@ -75,7 +78,7 @@ class Kernel:
 
 def are_there() -> bool:
     """Tells whether this TensorFlow knows the ops."""
-    return all(op_def_registry.get(name) is not None for name in (_CONVOLUTION, _DEPTHWISE, _PRODUCT))
+    return all(op_def_registry.get(name) is not None for name in OP_TYPES)
 
 
 def quantize(data: tf.Tensor, factors: Factors, name: str) -> tf.Tensor:
@@ -108,21 +111,24 @@ def convolve(
     padding: str | None = None,
     summand: Operand | None = None,
 ) -> tf.Tensor:
-    """Returns what a Conv2D or DepthwiseConv2dNative computes.
+    """Returns what a Conv2D or DepthwiseConv2dNative computes, with the channels last.
+
+    With the channels first, oneDNN's ops take hundreds of times as long.
 
     Args:
         op: whose attributes count.
-        data: what it reads.
+        data: what it reads, with the channels last.
         kernel: the weights and the bias.
         result_scale: what a step of the result is, which is quint8 then; None for floats.
         name: of the op that puts out the result.
         padding: in the place of that of `op`.
         summand: what is added to a result in quint8; of its shape, and with values from `own_copy`.
     """
-    attributes = {key: op.node_def.attr[key] for key in ("strides", "dilations", "data_format")}
+    attributes = {key: _attribute_of_axes(op, key) for key in ("strides", "dilations")}
+    attributes["data_format"] = _attribute("NHWC")
     attributes["padding"] = op.node_def.attr["padding"] if padding is None else _attribute(padding)
     if padding is None:
-        attributes["explicit_paddings"] = op.node_def.attr["explicit_paddings"]
+        attributes["explicit_paddings"] = _attribute_of_axes(op, "explicit_paddings")
     attributes |= {key: _attribute(True) for key in ("is_filter_const", "is_bias_const")}
     attributes |= {"Tinput": _attribute(tf.quint8), "Tfilter": _attribute(tf.qint8), "Tbias": _attribute(tf.float32)}
     weights = _weights(kernel, name)
@@ -139,8 +145,6 @@ def convolve(
     ranges = [*_range(1.0), *_constants(-_WEIGHT_STEPS, _WEIGHT_STEPS)]  # scales of 1
     inputs = [data.values, weights, *_constants(np.rint(kernel.bias / steps)), *ranges]
     totals = _convolution(_CONVOLUTIONS[op.type], inputs, tf.qint32, ("BiasAdd",), attributes, f"{name}/totals")
-    channels_first = op.get_attr("data_format").startswith(b"NC") and steps.ndim
-    steps = steps.reshape([-1, 1, 1]) if channels_first else steps
     floats = tf.cast(tf.bitcast(totals, tf.int32), tf.float32)
     return tf.raw_ops.Mul(x=floats, y=_constants(steps)[0], name=name)
 
@@ -155,6 +159,38 @@ def _convolution(
 ) -> tf.Tensor:
     types = {"out_type": _attribute(out), "Tsummand": _attribute(out), "fused_ops": _attribute(fused)}
     return _add(op_type, inputs, [out, tf.float32, tf.float32], attributes | types, name)
+
+
+def _attribute_of_axes(op: tf.Operation, key: str) -> Any:
+    """Returns an attribute with as many numbers for each axis, as of data with the channels last."""
+    numbers = list(op.get_attr(key))
+    if op.get_attr("data_format") == b"NCHW" and numbers:
+        per_axis = len(numbers) // 4
+        parts = [numbers[per_axis * axis : per_axis * (axis + 1)] for axis in _CHANNELS_LAST]
+        numbers = [number for part in parts for number in part]
+    attribute = tf.compat.v1.AttrValue()
+    attribute.list.i.extend(numbers)
+    return attribute
+
+
+def channels_last(data: tf.Tensor, name: str) -> tf.Tensor:
+    """Returns quint8 or float values [N, C, H, W] as [N, H, W, C]; what `channels_first` made is taken back."""
+    inner = data.op.inputs[0] if data.op.type == "Bitcast" else data
+    if inner.op.type == "Transpose" and inner.op.name.endswith(_FIRST):
+        source = inner.op.inputs[0]
+        return tf.bitcast(source, data.dtype) if source.dtype != data.dtype else source
+    return _transposed(data, _CHANNELS_LAST, name)
+
+
+def channels_first(data: tf.Tensor, name: str) -> tf.Tensor:
+    """Returns quint8 or float values [N, H, W, C] as [N, C, H, W]."""
+    return _transposed(data, _CHANNELS_FIRST, f"{name}{_FIRST}")
+
+
+def _transposed(data: tf.Tensor, axes: Sequence[int], name: str) -> tf.Tensor:
+    if data.dtype != tf.quint8:
+        return tf.transpose(data, axes, name=name)
+    return tf.bitcast(tf.transpose(tf.bitcast(data, tf.uint8), axes, name=name), tf.quint8)
 
 
 def own_copy(data: tf.Tensor, like: tf.Tensor, last: Sequence[int], name: str) -> tf.Tensor:

@@ -155,18 +155,31 @@ class _Inserter:
         if layer.op.type in CONVOLUTIONS:
             if plan.paddings is not None:
                 data = _pad(data, tf.constant(plan.paddings), factors, f"{layer.name}/padded")
-            padding = None if plan.paddings is None else "VALID"
-            operand, summand = Operand(data, factors.scale), None if added is None else self._summand(added, data)
-            made = int8_ops.convolve(layer.op, operand, kernel, scale, name, padding, summand)
+            made = self._convolve(plan, Operand(data, factors.scale), kernel, scale, added)
         else:
             made = _multiply(layer.op, Operand(data, factors.scale), kernel, scale, name)
+            self.clones[layer.name] = made.op.name
         made.set_shape(_end(plan).shape)
-        self.clones[layer.name] = made.op.name
         return made
 
-    def _summand(self, quant: tf.Operation, data: tf.Tensor) -> Operand:
-        values, last = self.integers[quant.name], quant.inputs[0].shape.as_list()[1:]
-        return Operand(int8_ops.own_copy(values, data, last, f"{quant.name}/own"), factors_of(quant).scale)
+    def _convolve(
+        self, plan: Int8Layer, data: Operand, kernel: Kernel, scale: np.float32 | None, added: tf.Operation | None
+    ) -> tf.Tensor:
+        layer, name = plan.layer, f"{plan.layer.name}/int8"
+        padding = None if plan.paddings is None else "VALID"
+        is_first = data_format(layer.op) == "NCHW"
+        if is_first:
+            data = Operand(int8_ops.channels_last(data.values, f"{name}/channels_last"), data.scale)
+        summand = None if added is None else self._summand(added, data.values, is_first=is_first)
+        made = int8_ops.convolve(layer.op, data, kernel, scale, name, padding, summand)
+        self.clones[layer.name] = made.op.name
+        return int8_ops.channels_first(made, name) if is_first else made
+
+    def _summand(self, quant: tf.Operation, data: tf.Tensor, *, is_first: bool) -> Operand:
+        values, sizes = self.integers[quant.name], quant.inputs[0].shape.as_list()[1:]
+        if is_first:
+            values, sizes = int8_ops.channels_last(values, f"{quant.name}/channels_last"), [*sizes[1:], sizes[0]]
+        return Operand(int8_ops.own_copy(values, data, sizes, f"{quant.name}/own"), factors_of(quant).scale)
 
 
 def _end(plan: Int8Layer) -> tf.Tensor:

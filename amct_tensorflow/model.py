@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from amct_tensorflow.arguments import output_names
 from amct_tensorflow.errors import AmctValueError
+from amct_tensorflow.graph import int8_ops
 from amct_tensorflow.graph.ends import needed_inputs, only_natural_output, resolve_outputs
 from amct_tensorflow.graph.fake_quant import FAKE_QUANT_TYPES
 from amct_tensorflow.graph.sources import ModelSource, is_binary_graph, name_of, read_model
@@ -99,6 +100,8 @@ def model_kind(graph: tf.Graph, outputs: Sequence[tf.Tensor]) -> str:
         return "calibration"
     if types & AMCT_OP_TYPES:
         return "quantized"
+    if types & set(int8_ops.OP_TYPES):
+        return "exported"
     if needed_variables(graph, outputs):
         return "not frozen"
     return "fake-quantized" if types & set(FAKE_QUANT_TYPES) else "float"

@@ -10,8 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from amct_tensorflow import progress
-from amct_tensorflow.analysis.inspect_model import LayerReport, Shape, inspect_model
+from amct_tensorflow.analysis.inspect_model import LayerReport, ModelReport, Shape, inspect_model
 from amct_tensorflow.analysis.run_times import BATCHES, run_times
+from amct_tensorflow.errors import AmctValueError
 from amct_tensorflow.graph.sources import ModelSource
 from amct_tensorflow.model import refuse_inputs, source_of
 from amct_tensorflow_cli.calibration import screen
@@ -30,18 +31,24 @@ def run(options: FlagValues) -> None:
             found = inspect_model(source, outputs)
             report = dataclasses.replace(found, model=options.model)
             refuse_inputs(report.outputs, [placeholder.name for placeholder in report.inputs])
+        if options.time and report.kind != "quantized":
+            raise AmctValueError(f"--time is for an int8 model, <save_path>_quantized.pb, and {options.model} is none")
         console = console_of_stdout()
-        if report.kind == "quantized":
-            print_int8_layers(console, report)
-        elif console.width < WIDTH_FOR_TABLE:
-            _print_lines(console, report.layers)
-        elif report.layers:
-            console.print(_table(report.layers, console.encoding))
+        _print_layers(console, report)
         for line in closing_lines(report):
             console.print(Text(line), soft_wrap=True)
         if options.time:
             console.print()
             console.print(_times(source, outputs))
+
+
+def _print_layers(console: Console, report: ModelReport) -> None:
+    if report.kind == "quantized":
+        print_int8_layers(console, report)
+    elif console.width < WIDTH_FOR_TABLE:
+        _print_lines(console, report.layers)
+    elif report.layers and report.kind != "exported":
+        console.print(_table(report.layers, console.encoding))
 
 
 def _table(layers: tuple[LayerReport, ...], encoding: str) -> Table:

@@ -12,6 +12,7 @@ _KINDS = {
     "not frozen": "a model with variables",
     "calibration": "a calibration graph: start from the float model",
     "quantized": "a quantized model already",
+    "exported": "an int8 model for TensorFlow's own int8 ops: its _quantized.pb is what other commands take",
 }
 _BATCH = 32
 _NOT_NUMBERS = ("string", "resource", "variant")
@@ -28,6 +29,8 @@ def closing_lines(report: ModelReport) -> list[str]:
 
 
 def _made(report: ModelReport) -> list[str]:
+    if report.kind == "exported":
+        return []
     quantized = sum(layer.quantized for layer in report.layers)
     lines = [f"{quantized} of {counted(len(report.layers), 'layer')} {are(quantized)} quantized already."]
     return [*lines, "", *_where_it_runs(report)] if report.kind == "quantized" else lines

@@ -76,7 +76,8 @@ class ModelReport:
 
     Attributes:
         model: the file, or what the model is called.
-        kind: ``float``, ``fake-quantized`` (convert it), ``not frozen``, ``calibration`` or ``quantized``.
+        kind: ``float``, ``fake-quantized`` (convert it), ``not frozen``, ``calibration``, ``quantized``, or
+            ``exported`` for TensorFlow's own int8 ops.
         inputs: the placeholders that the outputs need.
         outputs: tensor names: those given, or all natural ones.
         layers: every op of a quantizable type, in graph order.

@@ -17,12 +17,12 @@ from amct_tensorflow.graph.edit import add_control_input, at_root, downstream, t
 from amct_tensorflow.graph.ends import INPUT_TYPES, find_placeholder, natural_outputs, needed_inputs, resolve_outputs
 from amct_tensorflow.graph.side_by_side import Part, import_beside, part_before
 from amct_tensorflow.graph.sources import ModelSource, name_of, read_model
+from amct_tensorflow.graph_passes.planning.find_deployed import integer_tensors
 from amct_tensorflow.log import LOGGER
 from amct_tensorflow.ops import AMCT_OP_TYPES
 
 _SECOND, _OWN = "second", "own"  # scopes, made unique
 _ENDING = "quantized.pb"
-_REALS_AGAIN = ("AscendDequant", "AscendAntiQuant")
 # How many layers of the first model may be ahead of what has been compared.
 _AHEAD = 2
 # Reals in steps are clipped where they would be rounded to what int8 does not have.
@@ -137,7 +137,7 @@ class _Reference:
     def __init__(self, graph: tf.Graph, where: str, layers: Sequence[FusedLayer]) -> None:
         self._graph, self._where = graph, where
         self._moved = {layer.origin: f"{layer.end}:0" for layer in layers}
-        self._integers = _integers(graph)
+        self._integers = integer_tensors(graph)
 
     @classmethod
     def of(cls, model: ModelSource, graph: tf.Graph) -> _Reference:
@@ -181,7 +181,7 @@ class _Pairing:
     ) -> None:
         self._graph, self._scope, self._reference, self._second = graph, scope, reference, second
         self._own = graph.unique_name(_OWN)
-        self._integers = _integers(graph)
+        self._integers = integer_tensors(graph)
         self._fed = downstream(op for op in graph.get_operations() if op.type in INPUT_TYPES)
         self._order = topological_order(graph)
         self._of_layers = {f"{scope}/{node}" for layer in layers for node in layer.nodes}
@@ -261,19 +261,6 @@ class _Pairing:
 
 def _placeholders(graph: tf.Graph) -> list[tf.Tensor]:
     return [op.outputs[0] for op in graph.get_operations() if op.type in INPUT_TYPES]
-
-
-def _integers(graph: tf.Graph) -> set[str]:
-    """Returns the names of the tensors between an AscendQuant and what makes reals again."""
-    found: set[str] = set()
-    stack = [op for op in graph.get_operations() if op.type == "AscendQuant"]
-    while stack:
-        op = stack.pop()
-        for tensor in op.outputs:
-            if tensor.name not in found:
-                found.add(tensor.name)
-                stack.extend(user for user in tensor.consumers() if user.type not in _REALS_AGAIN)
-    return found
 
 
 def _clipped(part: Part) -> tf.Tensor:

@@ -53,7 +53,8 @@ def _reason(error: Exception) -> str:
     if found is None:
         return reason
     values = simplified_config_message().DESCRIPTOR.file.pool.FindEnumTypeByName(found["name"]).values
-    return f"{reason}: it must be {' or '.join(value.name for value in values)}"
+    quotes = ", without quotes" if 'no value named "' in reason else ""
+    return f"{reason}: it must be {' or '.join(value.name for value in values)}{quotes}"
 
 
 def _check_deprecated(config: Any, source: str) -> None:

@@ -17,7 +17,7 @@ from amct_tensorflow.graph_passes.planning.plan_int8_ops import Int8Layer, reaso
 def int8_graph(model: QuantizedModel) -> tuple[GraphDef, list[ExportedLayer]]:
     """Returns the graph and what becomes of the layers; edits the graph of the int8 model."""
     names = [tensor.name for tensor in model.outputs]
-    reasons = {layer.name: reason_against_int8_op(layer, names) for layer in model.layers}
+    reasons = {layer.name: reason_against_int8_op(layer) for layer in model.layers}
     planned = [Int8Layer.of(layer) for layer in model.layers if reasons[layer.name] is None]
 
     def make_weights(layer: DeployedLayer) -> tf.Tensor:

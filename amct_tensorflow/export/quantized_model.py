@@ -11,7 +11,7 @@ from amct_tensorflow.errors import AmctValueError
 from amct_tensorflow.graph.edit import upstream
 from amct_tensorflow.graph.ends import natural_outputs, needed_inputs, resolve_outputs
 from amct_tensorflow.graph.sources import ModelSource, name_of, read_model
-from amct_tensorflow.graph_passes.planning.find_deployed import DeployedLayer, find_deployed
+from amct_tensorflow.graph_passes.planning.find_deployed import DeployedLayer, find_deployed, integer_tensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +47,13 @@ class QuantizedModel:
         if not layers:
             raise AmctValueError(
                 f"{where} has no int8 layer that its outputs need: pass the <save_path>_quantized.pb that save_model "
-                "or convert_model wrote"
+                "or convert_model wrote, and outputs behind its layers"
+            )
+        integers = integer_tensors(graph)
+        inside = [end.name for end in ends if end.name in integers]
+        if inside:
+            raise AmctValueError(
+                f"output '{inside[0]}' of {where} is inside a quantized layer, where integers are: name what is behind "
+                "it, such as its AscendDequant"
             )
         return cls(where, graph, needed_inputs(graph, ends), ends, layers)

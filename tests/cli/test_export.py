@@ -115,4 +115,4 @@ def test_inspect_with_times(cli, int8, monkeypatch):
 
 
 def test_times_of_a_float_model(failing, model):
-    assert "has no int8 layer" in failing("inspect", "--model", model, "--time")
+    assert "--time is for an int8 model, <save_path>_quantized.pb" in failing("inspect", "--model", model, "--time")

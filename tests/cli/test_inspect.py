@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 
 import numpy as np
+import pytest
 import tensorflow as tf
 from small_graphs import batch, conv_net, freeze
 
 import amct_tensorflow as amct
+from amct_tensorflow.graph import int8_ops
 from amct_tensorflow.record import read_record
 
 
@@ -57,6 +59,16 @@ def test_an_input_that_is_quantized_alone(cli, tmp_path):
     amct.quantize(model, batch(size=16), "out/m", target="onnxruntime")
     out = cli("inspect", "--model", "out/m_quantized.pb").out
     assert len(re.findall(r"^sum +AddV2 .* an input that is quantized alone", out, re.MULTILINE)) == 2
+
+
+def test_a_model_for_the_int8_ops_of_tensorflow(cli, model, samples):
+    amct.quantize(model, batch(size=24), "out/m", target="onnxruntime")
+    if not int8_ops.are_there():
+        pytest.skip("this TensorFlow has no int8 ops")
+    amct.export_tensorflow("out/m_quantized.pb", "out/int8")
+    out = cli("inspect", "--model", "out/int8.pb").out
+    assert "out/int8.pb is an int8 model for TensorFlow's own int8 ops" in out
+    assert "can be quantized" not in out and "block/conv" not in out
 
 
 def test_reasons(cli, tmp_path):

@@ -62,6 +62,7 @@ def path(tmp_path):
         ("batch_num: 1.5", 1, "Couldn't parse integer: 1.5"),
         ("fakequant_precision_mode: FP16", 1, "has no value named FP16"),
         ("weight_rounding: Nearest", 1, "has no value named Nearest: it must be compensated or nearest; correct it"),
+        ('target: "ascend"', 1, "it must be ascend or onnxruntime, without quotes; correct it"),
         ("target: cpu", 1, "has no value named cpu: it must be ascend or onnxruntime; correct it"),
         ("weight_rounding: 7", 1, "has no value with number 7: it must be compensated or nearest; correct it"),
         (ifmr("dst_type: int8"), 1, "has no value named int8: it must be INT4 or INT8 or INT16; correct it"),

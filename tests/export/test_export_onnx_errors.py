@@ -52,6 +52,12 @@ def test_a_calibration_graph(refused, tmp_path):
         amct.export_onnx(graph, str(tmp_path / "m.onnx"))
 
 
+def test_an_output_inside_a_layer(refused, deployed):
+    for name in ("conv", "act_quant/AscendQuant", "weight_quant/AscendWeightQuant"):
+        message = refused(AmctValueError, outputs=["out", name])
+        assert f"output '{name}:0' of" in message and "is inside a quantized layer, where integers are" in message
+
+
 def changed(deployed, tmp_path, change):
     graph_def = read_pb(deployed.file)
     change({node.name: node for node in graph_def.node}, graph_def)

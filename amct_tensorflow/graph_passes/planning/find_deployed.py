@@ -20,6 +20,7 @@ from amct_tensorflow.graph_passes.performing.deploy_results import unpack_deq_sc
 from amct_tensorflow.graph_passes.workspace import FloatArray
 from amct_tensorflow.layers import TABLE
 
+_REALS_AGAIN = ("AscendDequant", "AscendAntiQuant")
 UINT8_ZERO = 128  # where int8 has its 0: runtimes for x86 have faster kernels for uint8 activations
 
 
@@ -118,6 +119,19 @@ def find_deployed(graph: tf.Graph, needed: Container[str]) -> list[DeployedLayer
         AmctValueError: the graph has an AscendDequant that is not behind a layer as this package writes it.
     """
     return [layer_before(op) for op in graph.get_operations() if op.type == "AscendDequant" and op.name in needed]
+
+
+def integer_tensors(graph: tf.Graph) -> set[str]:
+    """Returns the names of the tensors of a deployed graph that hold integers, up to what makes them reals again."""
+    found: set[str] = set()
+    stack = [op for op in graph.get_operations() if op.type in ("AscendQuant", "AscendWeightQuant")]
+    while stack:
+        op = stack.pop()
+        for tensor in op.outputs:
+            if tensor.name not in found:
+                found.add(tensor.name)
+                stack.extend(user for user in tensor.consumers() if user.type not in _REALS_AGAIN)
+    return found
 
 
 def layer_before(dequant: tf.Operation) -> DeployedLayer:

@@ -12,14 +12,12 @@ Cases:
 3. Groups of channels, batches of constants, two computed tensors, other types: there is no int8 op.
 4. AvgPool: there is one, but it rounds the averages to the steps of the input.
 5. A padding whose size depends on that of the input, which is unknown, where the zero point is not 0: left float.
-6. The result is needed without the bias, because it is an output: left float.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Container
 
 import numpy as np
 import numpy.typing as npt
@@ -81,20 +79,16 @@ def factors_of(quant: tf.Operation) -> Factors:
     return Factors(scale_of(quant), offset_of(quant) + UINT8_ZERO)
 
 
-def reason_against_int8_op(layer: DeployedLayer, fetched: Container[str]) -> str | None:
-    """Returns why a layer must compute in float, in words, or None; `fetched` are the names of the output tensors."""
+def reason_against_int8_op(layer: DeployedLayer) -> str | None:
+    """Returns why a layer must compute in float, in words, or None."""
     op = layer.op
     if op.type in CONVOLUTIONS:
-        reason = _reason_against_convolution(layer)
-    elif op.type in PRODUCTS:
-        reason = _reason_against_product(layer)
-    elif op.type == "AvgPool":
-        reason = "TensorFlow's int8 op would round the averages to the steps of its input"
-    else:
-        reason = f"TensorFlow has no int8 op for {op.type}"
-    if reason is None and layer.bias_add is not None and op.outputs[0].name in fetched:
-        return "its result is an output without the bias"
-    return reason
+        return _reason_against_convolution(layer)
+    if op.type in PRODUCTS:
+        return _reason_against_product(layer)
+    if op.type == "AvgPool":
+        return "TensorFlow's int8 op would round the averages to the steps of its input"
+    return f"TensorFlow has no int8 op for {op.type}"
 
 
 def _reason_against_convolution(layer: DeployedLayer) -> str | None:

@@ -298,6 +298,8 @@ EXCLUDED = (
     "weight scales for",
     "weight maxima for",
     "migration_strength must be",
+    "fraction must be between 0 and 1",
+    "the statistics are not those of batch norm",
     "ksize needs two sizes",
 )
 

@@ -33,7 +33,10 @@ __all__ = [
 ]
 
 # The ops that observe, and fill a record.
-OBSERVER_OP_TYPES = ("QuantIfmr", "QuantHfmg", "QuantArq", "SearchN", "DmqBalance", "InputMoments")
+OBSERVER_OP_TYPES = (
+    *("QuantIfmr", "QuantHfmg", "QuantArq", "SearchN"),
+    *("DmqBalance", "InputMoments", "BatchNormStatistics"),
+)
 CALIBRATION_OP_TYPES = (*OBSERVER_OP_TYPES, "DequantArq")
 DEPLOYMENT_OP_TYPES = ("AscendQuant", "AscendWeightQuant", "AscendDequant", "AscendAntiQuant")
 AMCT_OP_TYPES = frozenset(CALIBRATION_OP_TYPES + DEPLOYMENT_OP_TYPES)
@@ -206,6 +209,18 @@ class RecordBook:
             None if values is None else _pointer(values),
             *_view_arguments(shape, channel_axes),
             None if factors is None else _pointer(factors),
+        )
+
+    def add_batch_norm(self, name: str, mean: FloatArray, variance: FloatArray, *, is_final: bool) -> None:
+        """Adds a batch norm: its final statistics, or those to start from, of which an op then finds new ones."""
+        mean, variance = (np.ascontiguousarray(values, np.float32) for values in (mean, variance))
+        native().AmctAddBatchNorm(
+            self.path.encode(),
+            name.encode(),
+            _pointer(mean),
+            _pointer(variance),
+            ctypes.c_int64(mean.size),
+            int(is_final),
         )
 
     def write(self) -> None:

@@ -28,6 +28,7 @@ SOURCES = (
     "calibration/record_book.cc",
     "calibration/rounding_book.cc",
     "kernels/activation_calibration.cc",
+    "kernels/batch_norms.cc",
     "kernels/calibration.cc",
     "kernels/deployment.cc",
     "kernels/moments.cc",

@@ -1,4 +1,4 @@
-"""The file beside a record: integers of the weights, corrections of the biases, and what they are a result of.
+"""The file beside a record: how weights are rounded, what that is a result of, and new statistics of batch norms.
 
 It has the record's name and the ending ``.safetensors``, and that format: arrays by name, which any reader of the
 format shows. ``layer NAME`` of its metadata is the key of the weights of a layer, which layers may share; empty if its
@@ -18,10 +18,14 @@ and for each layer with a key
   an output sees the mean, the mean square, how often it is not 0, and the largest magnitude; it sees 0 beside the
   input;
 * ``NAME/seen``, float32 [taps]: how often a tap of the kernel is inside the input.
+
+``batch_norm NAME`` of the metadata, which is empty, names each batch norm with new statistics: ``NAME/batch_mean`` and
+``NAME/batch_variance``, float32 [channels].
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import zlib
@@ -36,6 +40,7 @@ _FORMAT_OF_ANY_VERSION = "amct_tensorflow weight rounding "
 _FORMAT = _FORMAT_OF_ANY_VERSION + "1"
 _TYPES = {"I8": np.int8, "F32": np.float32, "F64": np.float64}
 _LAYER = "layer "
+_BATCH_NORM = "batch_norm "
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,14 @@ class LayerRounding:
     inputs: InputStatistics
 
 
+@dataclass(frozen=True)
+class BatchNormStatistics:
+    """The mean and the variance of the input of a batch norm, float32 [channels]."""
+
+    mean: npt.NDArray[np.float32]
+    variance: npt.NDArray[np.float32]
+
+
 class DamagedRounding(Exception):
     """The file cannot be read; the message says why, in words that follow "it"."""
 
@@ -109,6 +122,33 @@ def read_rounding(record_file: str | os.PathLike[str]) -> dict[str, LayerRoundin
     Raises:
         DamagedRounding: the file cannot be read, or is not of this form.
     """
+    found = _read(record_file)
+    if found is None:
+        return None
+    metadata, arrays = found
+    keys = {name.removeprefix(_LAYER): key for name, key in metadata.items() if name.startswith(_LAYER)}
+    return {layer: _layer_rounding(layer, key, arrays) if key else None for layer, key in keys.items()}
+
+
+def read_batch_norms(record_file: str | os.PathLike[str]) -> dict[str, BatchNormStatistics]:
+    """Reads the new statistics of batch norms, by name, from the file beside a record; none if it has none.
+
+    Raises:
+        DamagedRounding: it has some, but they cannot be read.
+    """
+    if not any(map(_is_batch_norm, _metadata(rounding_path(record_file)))):
+        return {}
+    metadata, arrays = _read(record_file) or ({}, {})
+    names = [name.removeprefix(_BATCH_NORM) for name in filter(_is_batch_norm, metadata)]
+    return {name: _batch_norm(name, arrays) for name in names}
+
+
+def _is_batch_norm(key: str) -> bool:
+    return key.startswith(_BATCH_NORM)
+
+
+def _read(record_file: str | os.PathLike[str]) -> tuple[Mapping[str, str], dict[str, np.ndarray]] | None:
+    """Returns the metadata and the arrays of the file beside a record, None if there is no file."""
     try:
         content = Path(rounding_path(record_file)).read_bytes()
     except FileNotFoundError:
@@ -120,8 +160,7 @@ def read_rounding(record_file: str | os.PathLike[str]) -> dict[str, LayerRoundin
         raise DamagedRounding("is of another format")
     if metadata.get("crc32") != checksum:
         raise DamagedRounding("is damaged")
-    keys = {name.removeprefix(_LAYER): key for name, key in metadata.items() if name.startswith(_LAYER)}
-    return {layer: _layer_rounding(layer, key, arrays) if key else None for layer, key in keys.items()}
+    return metadata, arrays
 
 
 def has_rounding(record_file: str | os.PathLike[str]) -> bool:
@@ -181,15 +220,31 @@ def _array(content: bytes, start: int, *, dtype: str, shape: list[int], data_off
     return np.frombuffer(content[start + begin : start + end], _TYPES[dtype]).reshape(shape)
 
 
+def _take(arrays: Mapping[str, np.ndarray], name: str, dtype: type, *shape: int | None) -> np.ndarray:
+    """Returns an array of this type and shape, of any size where that is None.
+
+    Raises:
+        KeyError, ValueError: there is none.
+    """
+    array = arrays[name]
+    fits = len(array.shape) == len(shape) and all(
+        size in (None, found) for size, found in zip(shape, array.shape, strict=True)
+    )
+    if array.dtype != dtype or not fits:
+        raise ValueError
+    return array
+
+
+def _batch_norm(name: str, arrays: Mapping[str, np.ndarray]) -> BatchNormStatistics:
+    try:
+        mean = _take(arrays, f"{name}/batch_mean", np.float32, None)
+        return BatchNormStatistics(mean, _take(arrays, f"{name}/batch_variance", np.float32, mean.size))
+    except (KeyError, ValueError) as error:
+        raise DamagedRounding(f"lacks what it should have of batch norm {name}") from error
+
+
 def _layer_rounding(layer: str, key: str, arrays: Mapping[str, np.ndarray]) -> LayerRounding:
-    def take(name: str, dtype: type, *shape: int | None) -> np.ndarray:
-        array = arrays[name]
-        fits = len(array.shape) == len(shape) and all(
-            size in (None, found) for size, found in zip(shape, array.shape, strict=True)
-        )
-        if array.dtype != dtype or not fits:
-            raise ValueError
-        return array
+    take = functools.partial(_take, arrays)
 
     try:
         scale_d, offset_d, input_error = map(float, take(f"{layer}/activation", np.float64, 3))

@@ -184,6 +184,46 @@ def dmq_balance() -> Callable[..., Any]:
 
 
 @pytest.fixture
+def open_batch_norms(open_book: Callable[..., ops.RecordBook]) -> Callable[..., ops.RecordBook]:
+    """Opens a calibration of batch norms of 3 channels, which update_batch_norms does without any layer."""
+
+    def open_(
+        *names: str,
+        batch_num: int = 1,
+        mean: Sequence[float] = (0.25, -3, 0),
+        variance: Sequence[float] = (1.5, 2, 0.1),
+    ) -> ops.RecordBook:
+        book = open_book(batch_num=batch_num, scale_w=None, wants_activation=False, wants_weights=False)
+        for name in names or ("bn",):
+            book.add_batch_norm(name, np.float32(mean), np.float32(variance), is_final=False)
+        return book
+
+    return open_
+
+
+@pytest.fixture
+def batch_norm_statistics() -> Callable[..., Any]:
+    """Runs BatchNormStatistics on the moments of one batch, channels last, for a batch norm of a book."""
+
+    def run(book: ops.RecordBook, x: Any, *, name: str = "bn", batch_num: int = 1, fraction: float = 0.5):
+        rows = np.asarray(x, np.float32)
+        rows = rows.reshape(-1, rows.shape[-1])
+        mean = rows.sum(axis=0) / np.float32(max(1, len(rows)))
+        return ops.tensorflow_ops().batch_norm_statistics(
+            mean,
+            np.square(rows - mean).sum(axis=0) / np.float32(max(1, len(rows))),
+            np.int64(len(rows)),
+            record_file=book.path,
+            generation=book.generation,
+            batch_norm=name,
+            batch_num=batch_num,
+            fraction=fraction,
+        )
+
+    return run
+
+
+@pytest.fixture
 def calibrate(open_book: Callable[..., ops.RecordBook], quant_ifmr: Callable[..., Any]) -> Callable[..., Any]:
     """Runs QuantIfmr, or another op, over the batches of a fresh calibration.
 

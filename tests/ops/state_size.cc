@@ -17,6 +17,7 @@
 #include "../../amct_tensorflow/ops/numerics/dmq.h"
 #include "../../amct_tensorflow/ops/numerics/hfmg.h"
 #include "../../amct_tensorflow/ops/numerics/ifmr.h"
+#include "../../amct_tensorflow/ops/numerics/moving_statistics.h"
 #include "../../amct_tensorflow/ops/numerics/search_n.h"
 
 namespace {

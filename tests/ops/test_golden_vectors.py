@@ -12,11 +12,13 @@ import numpy_twin as twin
 import pytest
 
 from amct_tensorflow import ops
+from amct_tensorflow.record import read_batch_norms
 
 
 @functools.cache
 def load_cases(folder: Path, name: str) -> list[dict]:
-    return json.loads((folder / "golden" / f"{name}.json").read_text())
+    content = json.loads((folder / "golden" / f"{name}.json").read_text())
+    return content["cases"] if isinstance(content, dict) else content  # some have a note beside them
 
 
 @functools.cache
@@ -110,6 +112,19 @@ def test_dmq_balance(golden, shared, find_balance_factors):
         weight_max = np.abs(weights_of(shared, case)).max(axis=(0, 1, 3))
         factors = find_balance_factors(batches, weight_max, migration_strength=case["migration_strength"])
         np.testing.assert_allclose(factors, case["tensor_balance_factor"], rtol=1e-5, err_msg=describe(case))
+
+
+def test_batch_norm_statistics(golden, open_batch_norms, batch_norm_statistics):
+    for case, batches in golden("bn_update"):
+        mean, variance = (np.full(case["shape"][-1], case[key]) for key in ("start_mean", "start_variance"))
+        book = open_batch_norms(batch_num=len(batches), mean=mean, variance=variance)
+        for batch in batches:
+            fraction = case["moving_average_fraction"]
+            batch_norm_statistics(book, batch, batch_num=len(batches), fraction=fraction)
+        found = read_batch_norms(book.path)["bn"]
+        for key in ("mean", "variance"):
+            expected = case["caffe"][key]
+            np.testing.assert_allclose(getattr(found, key), expected, rtol=1e-5, atol=1e-6, err_msg=describe(case))
 
 
 def test_dmq_twin(golden, shared):

@@ -76,9 +76,10 @@ def test_the_library_has_these_ops_only():
         name for name in dir(ops.tensorflow_ops()) if name[0].islower() and not name.endswith("_eager_fallback")
     }
     expected = {"quant_ifmr", "quant_hfmg", "quant_arq", "dequant_arq", "search_n", "dmq_balance"}
+    expected |= {"batch_norm_statistics"}
     expected |= {"ascend_quant", "ascend_weight_quant", "ascend_dequant", "ascend_anti_quant"}
     assert {
-        name for name in wrappers if name.split("_")[0] in {"quant", "dequant", "search", "dmq", "ascend"}
+        name for name in wrappers if name.split("_")[0] in {"quant", "dequant", "search", "dmq", "batch", "ascend"}
     } == expected
 
 
@@ -99,6 +100,9 @@ RUN = {
     "SearchN": lambda x: ops.tensorflow_ops().search_n(x, 1.0, [1.0], layer="layer", **CALIBRATION),
     "DmqBalance": lambda x: ops.tensorflow_ops().dmq_balance(
         x, [1.0], layer="layer", migration_strength=0.5, channel_axis=-1, **CALIBRATION
+    ),
+    "BatchNormStatistics": lambda x: ops.tensorflow_ops().batch_norm_statistics(
+        x, x, np.int64(2), batch_norm="bn", fraction=0.5, **CALIBRATION
     ),
 }
 

@@ -19,6 +19,7 @@ enum class BatchStatus {
     kEmpty,
     kOtherChannels,  // not as many as in the batches before
     kNotFinite,
+    kNoVariance,  // one value per channel
     kBadScale,
 };
 

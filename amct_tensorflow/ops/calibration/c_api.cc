@@ -102,6 +102,17 @@ void AmctAddRoundingPlan(const char* path, const char* layers, const char* momen
     book->AddRoundingPlan(std::move(plan));
 }
 
+// Adds a batch norm with its statistics, of so many channels each. They are final, or the start of those that
+// its op finds.
+void AmctAddBatchNorm(const char* path, const char* name, const float* mean, const float* variance,
+                      int64_t channels, int is_final) {
+    const auto book = amct::FindRecordBook(path);
+    if (book != nullptr) {
+        const amct::MovingStatistics statistics(mean, variance, channels);
+        book->AddBatchNorm(name, std::make_shared<amct::BatchNormState>(statistics, is_final != 0));
+    }
+}
+
 // Writes the three numbers of an amct::WeightFingerprint.
 void AmctWeightFingerprint(const float* weights, int64_t outer, int64_t channels, int64_t inner,
                            const float* scales, double* fingerprint) {

@@ -8,6 +8,8 @@
 #include <cstdio>
 #include <cstring>
 
+#include "safetensors.h"
+
 namespace amct {
 
 namespace {
@@ -152,8 +154,16 @@ void RecordBook::AddRoundingPlan(RoundingPlan plan) {
     rounding_.AddPlan(std::move(plan));
 }
 
+void RecordBook::AddBatchNorm(const std::string& name, std::shared_ptr<BatchNormState> state) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    batch_norms_[name] = std::move(state);
+}
+
 void RecordBook::Restart() {
     const std::lock_guard<std::mutex> lock(mutex_);
+    for (const auto& [name, state] : batch_norms_) {
+        state->Restart();
+    }
     activations_.clear();
     shifts_.clear();
     balances_.clear();
@@ -218,6 +228,12 @@ std::shared_ptr<MomentsState> RecordBook::Moments(const std::string& name) {
     return rounding_.Moments(name);
 }
 
+std::shared_ptr<BatchNormState> RecordBook::BatchNorm(const std::string& name) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = batch_norms_.find(name);
+    return found == batch_norms_.end() ? nullptr : found->second;
+}
+
 LayerEntry* RecordBook::Find(const std::string& layer) {
     const auto found = index_.find(layer);
     return found == index_.end() ? nullptr : &entries_[found->second];
@@ -272,6 +288,11 @@ std::string RecordBook::SetMoments(const std::vector<std::string>& layers, const
     return WriteIfDue(parallel_for);
 }
 
+std::string RecordBook::CompleteBatchNorm(const ParallelFor& parallel_for) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return WriteIfDue(parallel_for);
+}
+
 std::string RecordBook::SetBalance(const std::string& layer, const std::vector<float>& factors) {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (LayerEntry* entry = Find(layer)) {
@@ -282,8 +303,10 @@ std::string RecordBook::SetBalance(const std::string& layer, const std::vector<f
 
 std::string RecordBook::Write() {
     const std::lock_guard<std::mutex> lock(mutex_);
-    const std::string error = WriteLocked();
-    if (error.empty()) {
+    std::string error = WriteLocked();
+    if (error.empty() && HasStatistics()) {
+        error = WriteBeside({});
+    } else if (error.empty()) {
         std::remove(RoundingPath().c_str());  // what is there is of an earlier calibration
     }
     return error;
@@ -296,9 +319,7 @@ std::string RecordBook::Flush(const ParallelFor& parallel_for) {
 
 std::string RecordBook::WriteIfDue(const ParallelFor& parallel_for) {
     has_unwritten_ = true;
-    const bool complete = std::all_of(entries_.begin(), entries_.end(),
-                                      [](const LayerEntry& entry) { return entry.IsComplete(); });
-    if (complete) {
+    if (IsComplete()) {
         WarnOfIdenticalBatches();
         return RoundAndWrite(parallel_for);
     }
@@ -306,6 +327,19 @@ std::string RecordBook::WriteIfDue(const ParallelFor& parallel_for) {
         return "";
     }
     return WriteLocked();
+}
+
+bool RecordBook::IsComplete() const {
+    return std::all_of(entries_.begin(), entries_.end(),
+                       [](const LayerEntry& entry) { return entry.IsComplete(); }) &&
+           std::all_of(batch_norms_.begin(), batch_norms_.end(),
+                       [](const auto& batch_norm) { return batch_norm.second->is_complete(); });
+}
+
+// Whether those of some batch norm are final.
+bool RecordBook::HasStatistics() const {
+    return std::any_of(batch_norms_.begin(), batch_norms_.end(),
+                       [](const auto& batch_norm) { return batch_norm.second->is_complete(); });
 }
 
 std::string RecordBook::WriteLocked() {
@@ -327,16 +361,32 @@ std::string RecordBook::RoundAndWrite(const ParallelFor& parallel_for) {
         }
     }
     if (!with_weights.empty()) {
-        const auto factors_of = [this](const std::string& layer) { return FactorsOf(layer); };
-        rounding_.Round(factors_of, parallel_for);
+        rounding_.Round([this](const std::string& layer) { return FactorsOf(layer); }, parallel_for);
+    }
+    if (!with_weights.empty() || HasStatistics()) {
         // Before the record: who finds a finished record finds its weights, too.
-        const std::string error = ReplaceFile("the file beside record_file", RoundingPath(),
-                                              rounding_.Content(with_weights, factors_of));
+        const std::string error = WriteBeside(with_weights);
         if (!error.empty()) {
             return error;
         }
     }
     return WriteLocked();
+}
+
+// Writes the rounding of these layers, and the statistics of the batch norms.
+std::string RecordBook::WriteBeside(const std::vector<std::string>& layers) {
+    SafetensorsWriter writer;
+    writer.AddText("format", "amct_tensorflow weight rounding 1");
+    rounding_.AddTo(layers, [this](const std::string& layer) { return FactorsOf(layer); }, &writer);
+    for (const auto& [name, state] : batch_norms_) {
+        if (state->is_complete()) {
+            const MovingStatistics statistics = state->statistics();
+            writer.AddText("batch_norm " + name, "");
+            writer.Add(name + "/batch_mean", statistics.Mean(), {statistics.channels()});
+            writer.Add(name + "/batch_variance", statistics.Variance(), {statistics.channels()});
+        }
+    }
+    return ReplaceFile("the file beside record_file", RoundingPath(), writer.Content());
 }
 
 std::optional<InputFactors> RecordBook::FactorsOf(const std::string& layer) {
@@ -359,6 +409,10 @@ void RecordBook::WarnOfIdenticalBatches() {
 
 int64_t RecordBook::BatchesSeen(const std::string& layer) {
     const std::lock_guard<std::mutex> lock(mutex_);
+    const auto batch_norm = batch_norms_.find(layer);
+    if (batch_norm != batch_norms_.end()) {
+        return batch_norm->second->batches();
+    }
     const LayerEntry* entry = Find(layer);
     if (entry == nullptr) {
         return -1;

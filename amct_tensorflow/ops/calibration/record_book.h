@@ -1,8 +1,9 @@
 // The calibration in progress: which layers wait for how many batches, and the record file they fill.
 //
 // Progress belongs to (record file, layer) in the process, not to a session. A book is opened by
-// quantize_model or quantize_preprocess, filled by the calibration ops, and written as a whole to a temporary
-// file that is then renamed: a reader, or a killed run, sees the old file or the new one. No TensorFlow here.
+// update_batch_norms, quantize_preprocess or quantize_model, filled by the calibration ops, and written as a
+// whole to a temporary file that is then renamed: a reader, or a killed run, sees the old file or the new
+// one. No TensorFlow here.
 
 #ifndef AMCT_TENSORFLOW_OPS_CALIBRATION_RECORD_BOOK_H_
 #define AMCT_TENSORFLOW_OPS_CALIBRATION_RECORD_BOOK_H_
@@ -18,6 +19,7 @@
 
 #include "activation_state.h"
 #include "balance_state.h"
+#include "batch_norm_state.h"
 #include "rounding_book.h"
 #include "shift_state.h"
 
@@ -69,6 +71,8 @@ class RecordBook {
     void AddLayer(LayerEntry entry);
     // Of layers that were added.
     void AddRoundingPlan(RoundingPlan plan);
+    // A batch norm has no entry in the record: its statistics are in the file beside it.
+    void AddBatchNorm(const std::string& name, std::shared_ptr<BatchNormState> state);
 
     // Forgets all batches and what they led to; the factors that were known before stay.
     void Restart();
@@ -78,6 +82,8 @@ class RecordBook {
     std::shared_ptr<ShiftState> Shift(const std::string& layer);
     std::shared_ptr<BalanceState> Balance(const std::string& layer);
     std::shared_ptr<MomentsState> Moments(const std::string& name);
+    // That of a batch norm that was added, else null.
+    std::shared_ptr<BatchNormState> BatchNorm(const std::string& name);
 
     // Results, written to the file when all layers are complete or the last write is some time ago. When they
     // are complete, the weights are rounded, too. They return an error message, empty when all is well.
@@ -90,19 +96,23 @@ class RecordBook {
                          const ParallelFor& parallel_for);
     std::string SetBalance(const std::string& layer, const std::vector<float>& factors);
     std::string SetMoments(const std::vector<std::string>& layers, const ParallelFor& parallel_for);
+    std::string CompleteBatchNorm(const ParallelFor& parallel_for);
 
     // Writes the files for the first time, or only if they lack a result. They return an error message, empty
     // when all is well.
     std::string Write();
     std::string Flush(const ParallelFor& parallel_for);
 
-    // Batches that all wanted ops of the layer have seen; -1 when the layer is not in the book.
+    // Batches that all wanted ops of the layer, or batch norm, have seen; -1 when it is not in the book.
     int64_t BatchesSeen(const std::string& layer);
 
  private:
     LayerEntry* Find(const std::string& layer);
     std::string WriteIfDue(const ParallelFor& parallel_for);
     std::string WriteLocked();
+    std::string WriteBeside(const std::vector<std::string>& layers);
+    bool IsComplete() const;
+    bool HasStatistics() const;
     std::string RoundAndWrite(const ParallelFor& parallel_for);
     std::optional<InputFactors> FactorsOf(const std::string& layer);
     void WarnOfIdenticalBatches();
@@ -119,6 +129,7 @@ class RecordBook {
     std::map<std::string, std::shared_ptr<ActivationState>> activations_;
     std::map<std::string, std::shared_ptr<ShiftState>> shifts_;
     std::map<std::string, std::shared_ptr<BalanceState>> balances_;
+    std::map<std::string, std::shared_ptr<BatchNormState>> batch_norms_;
     RoundingBook rounding_;
     bool has_unwritten_ = false;
     std::chrono::steady_clock::time_point last_write_;

@@ -4,8 +4,6 @@
 #include <atomic>
 #include <set>
 
-#include "safetensors.h"
-
 namespace amct {
 
 namespace {
@@ -195,32 +193,29 @@ bool RoundingBook::TakeMoments(const FindFactors& factors_of, MomentsByName* tak
     return found;
 }
 
-std::string RoundingBook::Content(const std::vector<std::string>& layers,
-                                  const FindFactors& factors_of) const {
-    SafetensorsWriter writer;
-    writer.AddText("format", "amct_tensorflow weight rounding 1");
+void RoundingBook::AddTo(const std::vector<std::string>& layers, const FindFactors& factors_of,
+                         SafetensorsWriter* writer) const {
     std::set<std::string> planned;
     for (const RoundingPlan& plan : plans_) {
         for (const PlannedLayer& layer : plan.layers) {
             planned.insert(layer.name);
             const std::optional<InputFactors> factors = factors_of(layer.name);
             if (layer.result.has_value() && factors.has_value()) {
-                AddLayer(plan, layer, *factors, &writer);
+                AddLayer(plan, layer, *factors, writer);
             }
         }
         if (!plan.integers.empty()) {
-            writer.Add(plan.key() + "/fingerprint", {plan.fingerprint.begin(), plan.fingerprint.end()});
+            writer->Add(plan.key() + "/fingerprint", {plan.fingerprint.begin(), plan.fingerprint.end()});
             if (plan.compensate) {
-                writer.Add(plan.key() + "/weights", plan.integers, plan.shape);
+                writer->Add(plan.key() + "/weights", plan.integers, plan.shape);
             }
         }
     }
     for (const std::string& layer : layers) {
         if (planned.count(layer) == 0) {
-            writer.AddText("layer " + layer, "");
+            writer->AddText("layer " + layer, "");
         }
     }
-    return writer.Content();
 }
 
 }  // namespace amct

@@ -14,6 +14,7 @@
 
 #include "../numerics/compensated_rounding.h"
 #include "moments_state.h"
+#include "safetensors.h"
 
 namespace amct {
 
@@ -90,8 +91,10 @@ class RoundingBook {
     // anew when another one has.
     void Round(const FindFactors& factors_of, const ParallelFor& parallel_for);
 
-    // The content of the file. Of `layers`, those without a plan are to be rounded to the nearest.
-    std::string Content(const std::vector<std::string>& layers, const FindFactors& factors_of) const;
+    // Adds the results to the content of a file. Of `layers`, those without a plan are to be rounded to the
+    // nearest.
+    void AddTo(const std::vector<std::string>& layers, const FindFactors& factors_of,
+               SafetensorsWriter* writer) const;
 
  private:
     using MomentsByName = std::map<std::string, std::shared_ptr<const SecondMoments>>;

@@ -182,4 +182,26 @@ migration_strength: how much of the spread of the activations moves to the weigh
 channel_axis: the axis of x that holds the input channels; below 0, counted from the end.
 )doc");
 
+REGISTER_OP("BatchNormStatistics")
+    .Input("mean: T")
+    .Input("variance: T")
+    .Input("count: int64")
+    .Output("y: T")
+    .Attr("T: {float16, float32, float64}")
+    .Attr("record_file: string")
+    .Attr("generation: int")
+    .Attr("batch_norm: string")
+    .Attr("batch_num: int >= 1")
+    .Attr("fraction: float")
+    .SetIsStateful()
+    .SetShapeFn(tensorflow::shape_inference::UnchangedShape)
+    .Doc(R"doc(
+Passes the mean of a batch on and finds, over batch_num runs, the moving statistics of a batch norm.
+
+variance: the mean square deviation from the mean, of each channel.
+count: how many values of each channel they are of.
+batch_norm: its name.
+fraction: the moving average fraction, by which the batches before weigh less with each batch.
+)doc");
+
 }  // namespace amct

@@ -21,6 +21,7 @@ from amct_tensorflow.post_training.one_call import quantize
 from amct_tensorflow.post_training.preprocess import quantize_preprocess
 from amct_tensorflow.post_training.quantize import quantize_model
 from amct_tensorflow.post_training.save import save_model
+from amct_tensorflow.post_training.update_batch_norms import update_batch_norms
 
 __all__ = [
     "AmctError",
@@ -41,6 +42,7 @@ __all__ = [
     "quantized_preprocess",
     "save_model",
     "set_logging_level",
+    "update_batch_norms",
 ]
 
 quantized_preprocess = quantize_preprocess  # the vendor's documentation has both names

@@ -323,10 +323,10 @@ def find_layers(graph: tf.Graph, around: Surroundings | None = None) -> Iterator
         if row is not None:
             row = row.of(op)
             inside = op.name in around.in_control_flow
-            yield FoundLayer(op, row, _INSIDE if inside else _reason_against(op, row, around), inside)
+            yield FoundLayer(op, row, INSIDE if inside else _reason_against(op, row, around), inside)
 
 
-_INSIDE = "it is inside a while loop or a cond"
+INSIDE = "it is inside a while loop or a cond"
 _HALVES = "the model computes partly in float16, where only layers with weights are quantized"
 
 
@@ -361,7 +361,7 @@ def reason_against_tensor(op: tf.Operation, index: int, around: Surroundings) ->
     if index not in inputs:
         return f"{op.type} has no input {index} that can be"
     if op.name in around.in_control_flow:
-        return _INSIDE
+        return INSIDE
     dtype = op.inputs[index].dtype
     if dtype != tf.float32:
         return f"its type is {dtype.name}, only float32 is supported"

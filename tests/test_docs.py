@@ -174,6 +174,7 @@ SCHEMAS = {
     "A layer": fields.LAYER,
     "activation_quant_params": fields.ACTIVATION,
     "weight_quant_params": fields.WEIGHT,
+    "bn_update_config": fields.BN_UPDATE,
     "tensor_quantize": fields.TENSOR,
 }
 

@@ -4,6 +4,7 @@ from amct_tensorflow.config.assemble import default_activation
 from amct_tensorflow.config.defaults import default_config
 from amct_tensorflow.config.quant_config import (
     ActivationParams,
+    BnUpdateConfig,
     HfmgParams,
     IfmrParams,
     LayerConfig,
@@ -18,6 +19,7 @@ from amct_tensorflow.config.writer import write_config
 
 __all__ = [
     "ActivationParams",
+    "BnUpdateConfig",
     "HfmgParams",
     "IfmrParams",
     "LayerConfig",

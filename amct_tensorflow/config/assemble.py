@@ -11,6 +11,7 @@ from amct_tensorflow.config import fields
 from amct_tensorflow.config.layer_names import LayerNames
 from amct_tensorflow.config.quant_config import (
     ActivationParams,
+    BnUpdateConfig,
     HfmgParams,
     IfmrParams,
     LayerConfig,
@@ -134,10 +135,27 @@ def check_tensor_entries(
 
 def quant_config(settings: Section, layers: dict[str, LayerConfig], tensors: Iterable[TensorEntry] = ()) -> QuantConfig:
     """Returns the validated global settings, the layers and single tensors as plain data."""
-    others = ("layers", "tensor_quantize")
+    others = ("layers", "tensor_quantize", "bn_update_config")
     names = [field.name for field in dataclasses.fields(QuantConfig) if field.name not in others]
-    items = tuple(entry.tensor_config() for entry in tensors)
-    return QuantConfig(**{name: settings[name] for name in names}, tensor_quantize=items, layers=layers)
+    return QuantConfig(
+        **{name: settings[name] for name in names},
+        bn_update_config=_bn_update_config(settings),
+        tensor_quantize=tuple(entry.tensor_config() for entry in tensors),
+        layers=layers,
+    )
+
+
+def _bn_update_config(settings: Section) -> BnUpdateConfig:
+    """Returns how batch norms get new statistics; what is said of that counts only if they do."""
+    given = settings["bn_update_config"]
+    where = f"bn_update_config of {settings.where}"
+    section = check_object(fields.BN_UPDATE, given, where=where)
+    if given and not settings["update_bn"]:
+        LOGGER.push_warning_message(
+            f"bn_update_config of {settings.where} has no effect, because update_bn is not true", "config"
+        )
+        section = check_object(fields.BN_UPDATE, {}, where=where)
+    return BnUpdateConfig(**section.values)
 
 
 def default_activation(activation_offset: bool) -> ActivationParams:

@@ -1,7 +1,7 @@
 """The fields of config.json, in the order in which they are written.
 
 Source: vendor documentation of config.json (quantization configuration file); `target`, `shift_n`, `weight_rounding`
-and `bias_correction` are our own.
+and `bias_correction` are our own, `update_bn` and `bn_update_config` those of the vendor's tool for Caffe.
 """
 
 from __future__ import annotations
@@ -90,6 +90,8 @@ GLOBAL = Schema(
         Field("do_fusion", BOOL, default=True),
         Field("weight_rounding", STRING, _ROUNDING, default="compensated"),
         Field("bias_correction", BOOL, default=True),
+        Field("update_bn", BOOL, default=False),
+        Field("bn_update_config", OBJECT, default={}),
         Field(
             "fakequant_precision_mode",
             STRING,
@@ -99,6 +101,24 @@ GLOBAL = Schema(
         ),
         Field("skip_fusion_layers", STRINGS, default=()),
         Field("tensor_quantize", OBJECTS, default=()),
+    )
+)
+
+BN_UPDATE = Schema(
+    (
+        Field(
+            "bn_update_iterations",
+            INTEGER,
+            Rule("greater than 0 and less than 1000", lambda value: 0 < value < 1000),
+            default=30,
+        ),
+        Field(
+            "bn_moving_average_fraction",
+            NUMBER,
+            Rule("greater than 0 and less than 1", lambda value: 0 < value < 1),
+            default=0.5,
+        ),
+        Field("bn_dump_dir", STRING, Rule("a path without a NUL character", lambda value: "\0" not in value)),
     )
 )
 

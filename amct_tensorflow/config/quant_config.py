@@ -97,6 +97,15 @@ class TensorConfig:
 
 
 @dataclass(frozen=True)
+class BnUpdateConfig:
+    """How batch norms get new statistics; the fields are those of ``bn_update_config``."""
+
+    bn_update_iterations: int
+    bn_moving_average_fraction: float
+    bn_dump_dir: str | None = None
+
+
+@dataclass(frozen=True)
 class QuantConfig:
     """A whole config.json; `layers` are in graph order, and a layer that is not there is not quantized."""
 
@@ -109,6 +118,8 @@ class QuantConfig:
     do_fusion: bool
     weight_rounding: str
     bias_correction: bool
+    update_bn: bool
+    bn_update_config: BnUpdateConfig
     skip_fusion_layers: tuple[str, ...]
     tensor_quantize: tuple[TensorConfig, ...]
     layers: dict[str, LayerConfig]

@@ -22,9 +22,9 @@ _KEYS = {"dst_type": "num_bits", "quant_bits": "num_bits"}
 def global_settings(config: Any) -> dict[str, Any]:
     """Returns the global fields of an AMCTConfig that config.json has too, all but `tensor_quantize`."""
     return {
-        field.name: _plain(field, value)
+        field.name: _plain(field, value) if field.message_type is None else _given(value)
         for field, value in config.ListFields()
-        if field.name in fields.GLOBAL.keys and field.message_type is None
+        if field.name in fields.GLOBAL.keys and field.name != "tensor_quantize"
     }
 
 

@@ -17,7 +17,8 @@ def write_config(path: str | os.PathLike[str], config: QuantConfig) -> None:
 
     `asymmetric` is written only where it differs from `activation_offset`, and so are other fields of a layer for which
     there is a global one; `dmq_balancer_param` only where the balancer is on, `tensor_quantize` only where it is not
-    empty. Source: vendor documentation of config.json.
+    empty, `update_bn` and `bn_update_config` only where batch norms get new statistics. Source: vendor documentation
+    of config.json.
 
     Args:
         path: the file; parent directories are created, an existing file is replaced.
@@ -28,6 +29,9 @@ def write_config(path: str | os.PathLike[str], config: QuantConfig) -> None:
     """
     document = _known_fields(fields.GLOBAL, config)
     tensors = document.pop("tensor_quantize")  # the last field
+    update = _given_fields(fields.BN_UPDATE, document.pop("bn_update_config"))
+    if document.pop("update_bn"):
+        document |= {"update_bn": True, "bn_update_config": update}
     if tensors:
         document["tensor_quantize"] = [_tensor(tensor, config.activation_offset) for tensor in tensors]
     for name, layer in config.layers.items():
@@ -60,6 +64,11 @@ def _activation(params: ActivationParams, activation_offset: bool) -> dict[str, 
     if params.asymmetric == activation_offset:
         del activation["asymmetric"]
     return activation
+
+
+def _given_fields(schema: Schema, values: object) -> dict[str, Any]:
+    """Returns the attributes that are not None, likewise."""
+    return {key: value for key, value in _known_fields(schema, values).items() if value is not None}
 
 
 def _known_fields(schema: Schema, values: object) -> dict[str, Any]:

@@ -86,6 +86,12 @@ def is_stored(tensor: tf.Tensor) -> bool:
     return is_constant(tensor) and _source(tensor, _STORED).op.type == "Const"
 
 
+def stored_constant(tensor: tf.Tensor, through: tuple[str, ...] = ()) -> tf.Operation | None:
+    """Returns the Const behind the tensor, None if something between computes that is not of the types `through`."""
+    op = _source(tensor, (*_STORED, *through)).op
+    return op if op.type == "Const" else None
+
+
 def constant_value(tensor: tf.Tensor) -> np.ndarray | None:
     """Returns the value of a tensor that is constant, an array of its own; None if it is not, or cannot be computed."""
     if not is_constant(tensor):

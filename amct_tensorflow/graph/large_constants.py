@@ -27,6 +27,11 @@ def read_constant(op: tf.Operation) -> np.ndarray:
     return tf.make_ndarray(op.get_attr("value")) if value is None else np.array(value)
 
 
+def set_constant(op: tf.Operation, value: np.ndarray) -> None:
+    """Gives a Const another value of its shape and type."""
+    _fill(op, _serialized(np.ascontiguousarray(value)))
+
+
 def add_constant(value: np.ndarray, name: str) -> tf.Tensor:
     """Adds a Const to the default graph; as tf.constant."""
     if value.nbytes < _LARGE:

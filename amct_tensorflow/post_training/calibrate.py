@@ -29,7 +29,7 @@ def calibrate(graph: tf.Graph, outputs: Sequence[Any], batches: Iterable[Batch])
     graph was run on before do not count: every call starts the calibration anew.
 
     Args:
-        graph: what `quantize_model` or `quantize_preprocess` made of a frozen graph.
+        graph: what `quantize_model`, `quantize_preprocess` or `update_batch_norms` made of a frozen graph.
         outputs: the outputs of the model: names of ops or tensors, operations or tensors.
         batches: data as for inference: a list, an iterator or a `tf.data.Dataset`. A batch is a dictionary, by the
             names of placeholders (``input`` or ``input:0``) or by tensors; or an array, where the outputs need one

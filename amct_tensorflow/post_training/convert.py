@@ -24,8 +24,9 @@ def convert_model(pb_model: ModelSource, outputs: list[str], record_file: str, s
         pb_model: the float model: a path, a Keras model or a graph, as `load_graph` takes them.
         outputs: names of its output ops, ``op``, or of their outputs, ``op:1``; they keep their names in the saved
             model.
-        record_file: the factors of the layers to quantize, in protobuf text format; layers without stay float. A
-            rounding file beside it is for save_model only, of which a WARNING reminds.
+        record_file: the factors of the layers to quantize, in protobuf text format; layers without stay float. Of
+            a file beside it only the statistics of batch norms are taken; how weights are rounded is for save_model
+            only, of which a WARNING reminds.
         save_path: folder and prefix of the files to write, as in save_model.
 
     Raises:
@@ -35,6 +36,7 @@ def convert_model(pb_model: ModelSource, outputs: list[str], record_file: str, s
     """
     files = ResultFiles.of(save_path, pb_model)
     model = FloatModel.load(pb_model, outputs)
+    model.take_statistics(record_file, _MODULE)
     inventory = Inventory.of(model.graph)
     records = {name: record for name, record in read_record(record_file).items() if not record.is_empty}
     workspace = model.workspace(inventory, records, record_file)

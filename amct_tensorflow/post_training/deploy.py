@@ -21,6 +21,7 @@ from amct_tensorflow.graph_passes.workspace import Activation, Layer, Workspace
 from amct_tensorflow.inventory import Inventory, Outcome
 from amct_tensorflow.layers import FoundLayer, split_tensor_key
 from amct_tensorflow.log import LOGGER
+from amct_tensorflow.post_training.statistics import found_statistics, taken_statistics
 from amct_tensorflow.record import LayerRecord, check_activation, check_layer
 
 _LONGEST_PREFIX = 241  # with the longest ending still a legal file name
@@ -90,6 +91,15 @@ class FloatModel:
         graph, where = read_model(pb_model), name_of(pb_model)
         ops = find_outputs(graph, names, where)
         return cls(where, graph, names, frozenset(op.name for op in ops), upstream(ops))
+
+    def take_statistics(self, record_file: str, module: str) -> None:
+        """Gives its batch norms the statistics that the calibration of a record has found, if it has.
+
+        Raises:
+            AmctRuntimeError: they cannot be read, or are those of another model.
+        """
+        with taken_statistics(self.graph, found_statistics(record_file), record_file, module):
+            pass
 
     def workspace(self, inventory: Inventory, records: Mapping[str, LayerRecord], record_file: str) -> Workspace:
         """Starts the plans of the layers that have factors and that the outputs need.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, runtime_checkable
@@ -34,8 +35,8 @@ class Feeder(Protocol):
     def prepare(self, batch_num: int) -> None:
         """Raises `AmctError` for too few data, before anything is changed."""
 
-    def run(self, model: Model, text: str) -> None:
-        """Runs the outputs batch_num times; `text` says what for."""
+    def run(self, model: Model, text: str, times: int | None = None) -> None:
+        """Runs the outputs batch_num times, or `times`, over the same data again and again; `text` says what for."""
 
     def used(self) -> str:
         """Returns what was fed, in words."""
@@ -60,14 +61,17 @@ class _EvaluatorFeeder:
 
     def __init__(self, evaluator: Any) -> None:
         self._evaluator = evaluator
+        self._batch_num = 1
 
     def prepare(self, batch_num: int) -> None:
         """Leaves it to the evaluator how many batches it runs; save_model tells if they were too few."""
+        self._batch_num = batch_num
 
-    def run(self, model: Model, text: str) -> None:
-        """Calls the evaluator."""
+    def run(self, model: Model, text: str, times: int | None = None) -> None:
+        """Calls the evaluator, which runs batch_num batches, as often as that takes."""
         with progress.status(f"{text} with {self.used()}"), model.graph.as_default():
-            self._evaluator.calibration(model.graph, model.output_names)
+            for _ in range(0, times or self._batch_num, self._batch_num):
+                self._evaluator.calibration(model.graph, model.output_names)
 
     def used(self) -> str:
         """Returns what it calls itself, or its class."""
@@ -93,15 +97,17 @@ class _DataFeeder:
         self._batch_num, self._batch_size = batch_num, self._data.batch_size(batch_num)
         self._data.batches(batch_num)
 
-    def run(self, model: Model, text: str) -> None:
+    def run(self, model: Model, text: str, times: int | None = None) -> None:
         """Feeds the batches."""
-        with progress.batches(text, batches=self._batch_num, batch_size=self._batch_size, unit=self._unit) as advance:
-            calibrate(model.graph, model.output_names, self._batches(advance))
+        runs = times or self._batch_num
+        with progress.batches(text, batches=runs, batch_size=self._batch_size, unit=self._unit) as advance:
+            calibrate(model.graph, model.output_names, self._batches(runs, advance))
             advance()
 
-    def _batches(self, advance: Callable[[], None]) -> Iterator[Any]:
-        """Yields the batches; the next one is asked for when the last one is done."""
-        for at, batch in enumerate(self._data.batches(self._batch_num)):
+    def _batches(self, runs: int, advance: Callable[[], None]) -> Iterator[Any]:
+        """Yields the batches, from the first again when all are through; one is asked for when the last one is done."""
+        again = itertools.chain.from_iterable(self._data.batches(self._batch_num) for _ in itertools.count())
+        for at, batch in enumerate(itertools.islice(again, runs)):
             if at > 0:
                 advance()
             yield batch

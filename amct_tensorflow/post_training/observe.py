@@ -17,6 +17,7 @@ from amct_tensorflow.graph_passes.workspace import Layer
 from amct_tensorflow.inventory import Inventory
 from amct_tensorflow.log import LOGGER
 from amct_tensorflow.ops import RecordBook
+from amct_tensorflow.post_training.statistics import Statistics
 from amct_tensorflow.record import is_foreign, rounding_path
 
 _LONGEST_NAME = 232  # bytes; with .safetensors, and for a moment .tmp and a process id, still a legal file name
@@ -94,8 +95,10 @@ def needed_for(graph: tf.Graph, named: list[Any] | None) -> set[str] | None:
     return None if named is None else upstream(find_outputs(graph, output_names(named, argument=""), "the graph"))
 
 
-def new_book(record_file: str, batch_num: int) -> RecordBook:
+def new_book(record_file: str, batch_num: int, statistics: Statistics | None = None) -> RecordBook:
     """Starts the record of a calibration; makes its folder, leaves the file as it is.
+
+    `statistics` are those of batch norms that the graph has been given, which it keeps.
 
     Raises:
         AmctRuntimeError: the folder cannot be made.
@@ -105,7 +108,10 @@ def new_book(record_file: str, batch_num: int) -> RecordBook:
         os.makedirs(os.path.dirname(path), exist_ok=True)
     except OSError as error:
         raise not_writable(f"record_file {path}", path, error) from error
-    return RecordBook(path, batch_num=batch_num)
+    book = RecordBook(path, batch_num=batch_num)
+    for name, found in (statistics or {}).items():
+        book.add_batch_norm(name, found.mean, found.variance, is_final=True)
+    return book
 
 
 def write_book(book: RecordBook) -> None:

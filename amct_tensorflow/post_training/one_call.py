@@ -27,6 +27,7 @@ from amct_tensorflow.post_training.observe import check_beside, read_config_of
 from amct_tensorflow.post_training.preprocess import quantize_preprocess
 from amct_tensorflow.post_training.quantize import left_out, quantize_model
 from amct_tensorflow.post_training.save import Saved, save
+from amct_tensorflow.post_training.update_batch_norms import update_batch_norms
 from amct_tensorflow.progress import counted
 from amct_tensorflow.record import LayerRecord, rounding_path
 from amct_tensorflow.staging import check_writable, staged
@@ -108,8 +109,8 @@ def quantize(
     """Calibrates a float model on data and writes the int8 model.
 
     What create_quant_config, quantize_model, a loop over the data and save_model do, with balancing by
-    quantize_preprocess where the configuration asks for it. After an error the files of an earlier run are as they
-    were.
+    quantize_preprocess and new statistics by update_batch_norms where the configuration asks for them. After an error
+    the files of an earlier run are as they were.
 
     Args:
         model: the float model, as `load_graph` takes it.
@@ -193,6 +194,11 @@ def _plan(model: Model, path: str | None, given: dict[str, Any]) -> QuantConfig:
 
 def _calibrate(model: Model, feeder: Feeder, config: QuantConfig, config_file: str, record_file: str) -> None:
     """Fills the record."""
+    if config.update_bn:
+        with progress.status("inserting ops for batch norms"):
+            before = model.again()
+            update_batch_norms(before.graph, config_file, record_file)
+        feeder.run(before, "updating batch norms", config.bn_update_config.bn_update_iterations)
     balanced = sum(layer.dmq_balancer_param is not None for layer in config.layers.values())
     if balanced:
         with progress.status("inserting balance ops"):

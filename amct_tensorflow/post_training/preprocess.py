@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -11,7 +12,7 @@ from amct_tensorflow.config import QuantConfig
 from amct_tensorflow.errors import AmctValueError
 from amct_tensorflow.files import warn_if_exists
 from amct_tensorflow.graph_passes.pipelines import perform_balance, plan_balance
-from amct_tensorflow.graph_passes.workspace import Workspace
+from amct_tensorflow.graph_passes.workspace import Layer, Workspace
 from amct_tensorflow.inventory import Inventory
 from amct_tensorflow.log import LOGGER
 from amct_tensorflow.ops import RecordBook
@@ -23,6 +24,7 @@ from amct_tensorflow.post_training.observe import (
     start_layers,
     write_book,
 )
+from amct_tensorflow.post_training.statistics import Statistics, taken_statistics, wanted_statistics
 
 _MODULE = "quantize_preprocess"
 
@@ -38,7 +40,8 @@ def quantize_preprocess(graph: tf.Graph, config_file: str, record_file: str, out
     Args:
         graph: the inference graph; weights may be constants or variables.
         config_file: what `create_quant_config` wrote, with dmq_balancer_param from 0.2 to 0.8 for some layers.
-        record_file: path of the record to write; folders are made, an existing file is overwritten.
+        record_file: path of the record to write; folders are made, an existing file is overwritten. Where the
+            configuration has update_bn, the file beside it must hold what update_batch_norms found, which is kept.
         outputs: outputs that will be fetched besides the ops that nothing consumes: op names, operations or tensors.
 
     Raises:
@@ -51,12 +54,14 @@ def quantize_preprocess(graph: tf.Graph, config_file: str, record_file: str, out
     inventory = Inventory.of(graph)
     config = read_config_of(inventory, config_file)
     strengths = _strengths(config, config_file)
-    layers = [layer for layer in start_layers(inventory, config, _MODULE) if layer.name in strengths]
-    workspace = Workspace(graph, layers, outputs_of(graph, outputs, "outputs"))
-    plan_balance(workspace)
-    warn_if_exists(record_file, _MODULE)
-    book = _open_record(record_file, workspace, config)
-    perform_balance(workspace, book, config.batch_num, strengths)
+    statistics = wanted_statistics(config, record_file)
+    with taken_statistics(graph, statistics, record_file, _MODULE):
+        workspace = Workspace(graph, _layers(inventory, config, strengths), outputs_of(graph, outputs, "outputs"))
+        plan_balance(workspace)
+        if not statistics:
+            warn_if_exists(record_file, _MODULE)
+        book = _open_record(record_file, workspace, config, statistics)
+        perform_balance(workspace, book, config.batch_num, strengths)
     for layer in workspace.layers:
         LOGGER.push_info_message(f"{layer.op.type} {layer.name}: will be balanced", _MODULE)
     LOGGER.push_info_message(
@@ -81,8 +86,12 @@ def _strengths(config: QuantConfig, config_file: str) -> dict[str, float]:
     return strengths
 
 
-def _open_record(record_file: str, workspace: Workspace, config: QuantConfig) -> RecordBook:
-    book = new_book(record_file, config.batch_num)
+def _layers(inventory: Inventory, config: QuantConfig, strengths: Mapping[str, float]) -> list[Layer]:
+    return [layer for layer in start_layers(inventory, config, _MODULE) if layer.name in strengths]
+
+
+def _open_record(record_file: str, workspace: Workspace, config: QuantConfig, statistics: Statistics) -> RecordBook:
+    book = new_book(record_file, config.batch_num, statistics)
     for layer in workspace.layers:
         book.add_layer(
             layer.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from typing import Any
 
@@ -11,7 +12,7 @@ import tensorflow as tf
 from amct_tensorflow.arguments import check_types
 from amct_tensorflow.config import QuantConfig
 from amct_tensorflow.errors import AmctRuntimeError
-from amct_tensorflow.files import warn_if_exists
+from amct_tensorflow.files import warn_if_exists, write_file
 from amct_tensorflow.graph_passes.pipelines import perform_calibration, plan_calibration
 from amct_tensorflow.graph_passes.planning.plan_rounding import Rounding, RoundingPlan
 from amct_tensorflow.graph_passes.workspace import Activation, Layer, Workspace
@@ -27,6 +28,7 @@ from amct_tensorflow.post_training.observe import (
     start_layers,
     write_book,
 )
+from amct_tensorflow.post_training.statistics import Statistics, taken_statistics, wanted_statistics
 from amct_tensorflow.record import read_balance_factors
 
 _MODULE = "quantize_model"
@@ -46,7 +48,8 @@ def quantize_model(
         graph: the inference graph; weights may be constants or variables.
         config_file: what `create_quant_config` wrote.
         record_file: path of the record to write; folders are made, an existing file is overwritten. Where layers have
-            a dmq_balancer_param, it must hold what quantize_preprocess found for them, which is kept.
+            a dmq_balancer_param, it must hold what quantize_preprocess found for them, which is kept; and where the
+            configuration has update_bn, the file beside it what update_batch_norms found.
         calib_outputs: outputs that will be fetched besides the ops that nothing consumes: op names, operations or
             tensors.
 
@@ -61,24 +64,27 @@ def quantize_model(
     check_arguments(graph, config_file, record_file)
     inventory = Inventory.of(graph)
     config = read_config_of(inventory, config_file)
-    workspace = Workspace(
-        graph, start_layers(inventory, config, _MODULE), outputs_of(graph, calib_outputs, "calib_outputs")
-    )
-    workspace.alone = [
-        Activation.alone(graph.get_operation_by_name(item.layer_name), item.input_index)
-        for item in config.tensor_quantize
-    ]
-    if not _take_balance_factors(workspace, config, record_file):
-        warn_if_exists(record_file, _MODULE)
-    rounding = plan_calibration(workspace, config, needed_for(graph, calib_outputs))
-    if config.joint_quant and not workspace.joint:
-        LOGGER.push_warning_message(
-            "joint_quant has no effect: no Add joins two branches of computed float32 tensors"
-            + (", in a model that computes partly in float16" if inventory.around.has_halves else ""),
-            _MODULE,
+    statistics = wanted_statistics(config, record_file)
+    with taken_statistics(graph, statistics, record_file, _MODULE):
+        workspace = Workspace(
+            graph, start_layers(inventory, config, _MODULE), outputs_of(graph, calib_outputs, "calib_outputs")
         )
-    book = _open_record(record_file, workspace, config, rounding)
-    perform_calibration(workspace, config, book, rounding)
+        workspace.alone = [
+            Activation.alone(graph.get_operation_by_name(item.layer_name), item.input_index)
+            for item in config.tensor_quantize
+        ]
+        if not (_take_balance_factors(workspace, config, record_file) or statistics):
+            warn_if_exists(record_file, _MODULE)
+        rounding = plan_calibration(workspace, config, needed_for(graph, calib_outputs))
+        if config.joint_quant and not workspace.joint:
+            LOGGER.push_warning_message(
+                "joint_quant has no effect: no Add joins two branches of computed float32 tensors"
+                + (", in a model that computes partly in float16" if inventory.around.has_halves else ""),
+                _MODULE,
+            )
+        _dump(statistics, config.bn_update_config.bn_dump_dir)
+        book = _open_record(record_file, workspace, config, rounding, statistics)
+        perform_calibration(workspace, config, book, rounding)
     notes = {name: f"its weights are rounded to the nearest, because {why}" for name, why in rounding.reasons.items()}
     inventory.report(workspace, left_out(inventory, config), _MODULE, notes=notes)
     LOGGER.push_info_message(
@@ -131,9 +137,22 @@ def left_out(inventory: Inventory, config: QuantConfig) -> dict[str, str]:
     }
 
 
-def _open_record(record_file: str, workspace: Workspace, config: QuantConfig, rounding: Rounding) -> RecordBook:
+def _dump(statistics: Statistics, folder: str | None) -> None:
+    """Writes the statistics of batch norms where the user wants to look at them."""
+    if statistics and folder:
+        arrays: dict[str, Any] = {}
+        for name, found in statistics.items():
+            arrays |= {f"{name}/mean": found.mean, f"{name}/variance": found.variance}
+        content = io.BytesIO()
+        np.savez(content, **arrays)
+        write_file(os.path.join(folder, "batch_norms.npz"), content.getvalue(), kind="bn_dump_dir")
+
+
+def _open_record(
+    record_file: str, workspace: Workspace, config: QuantConfig, rounding: Rounding, statistics: Statistics
+) -> RecordBook:
     """Starts the record and writes what is known: the entries and the scales of constant weights."""
-    book = new_book(record_file, config.batch_num)
+    book = new_book(record_file, config.batch_num, statistics)
     for layer in workspace.layers:
         book.add_layer(
             layer.name,

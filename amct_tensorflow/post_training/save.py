@@ -75,6 +75,7 @@ def save(
     """Does what `save_model` does, and returns what it did; `left` says why layers have no factors, where known."""
     files = ResultFiles.of(save_path, pb_model)
     model = FloatModel.load(pb_model, outputs)
+    model.take_statistics(record_file, _MODULE)
     inventory = Inventory.of(model.graph)
     records = _finished_records(record_file, model.needed)
     workspace = model.workspace(inventory, records, record_file)

@@ -13,7 +13,7 @@ from small_graphs import batch, conv_net, freeze, load, prepare, run
 
 import amct_tensorflow as amct
 from amct_tensorflow.post_training import one_call
-from amct_tensorflow.record import read_record
+from amct_tensorflow.record import read_batch_norms, read_record
 
 tf1 = tf.compat.v1
 SHAPE = ("--input_shape", "x:4,8,8,3", "--data_types", "float32")
@@ -141,6 +141,26 @@ def test_layers_that_are_balanced_first(cli, model, samples, tmp_path):
     assert "calibrating 3 layers with 1 batch of 24 samples ..." in err
     assert "3 of 3 layers are quantized" in out
     assert read_record("out/m_record.txt")["block/conv"].tensor_balance_factor
+
+
+def test_new_statistics_of_batch_norms(cli, tmp_path):
+    """A .cfg with update_bn: the data go round until there were enough, then through the calibration graph."""
+    random = np.random.default_rng(0)
+    with tf.Graph().as_default() as graph:
+        x = tf.compat.v1.placeholder(tf.float32, [None, 8, 8, 3], name="x")
+        y = tf.nn.conv2d(x, random.standard_normal((3, 3, 3, 4)).astype(np.float32), 1, "SAME", name="conv")
+        of_channels = {name: np.ones(4, np.float32) for name in ("scale", "offset", "mean", "variance")}
+        tf.raw_ops.FusedBatchNormV3(x=y, **of_channels, is_training=False, name="bn")
+    model, samples = tmp_path / "bn.pb", tmp_path / "samples.npy"
+    model.write_bytes(graph.as_graph_def().SerializeToString())
+    np.save(samples, random.standard_normal((16, 8, 8, 3)).astype(np.float32))
+    (tmp_path / "quant.cfg").write_text("batch_num: 2 update_bn: true bn_update_config { bn_update_iterations: 5 }")
+    options = ("calibration", "--model", model, "--save_path", "out/m", "--data_dir", samples)
+    code, _, err = cli(*options, "--calibration_config", tmp_path / "quant.cfg")
+    assert code == 0, err
+    assert "inserting ops for batch norms ...\nupdating batch norms with 5 batches of 8 samples ..." in err
+    assert "calibrating 1 layer with 2 batches of 8 samples ..." in err
+    assert list(read_batch_norms("out/m_record.txt")) == ["bn"]
 
 
 def test_mobilenet_v2_with_an_image_folder(cli, shared):

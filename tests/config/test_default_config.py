@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from amct_tensorflow.config import (
+    BnUpdateConfig,
     IfmrParams,
     LayerConfig,
     QuantConfig,
@@ -43,6 +44,8 @@ def test_defaults(default):
         shift_n=True,
         do_fusion=True,
         **rounding,
+        update_bn=False,
+        bn_update_config=BnUpdateConfig(30, 0.5),
         skip_fusion_layers=(),
         layers={
             "net/conv": LayerConfig(True, activation, WeightParams(8, "arq_quantize", channel_wise=True, **rounding)),

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from amct_tensorflow.config import HfmgParams, IfmrParams, default_config, read_config
+from amct_tensorflow.config import BnUpdateConfig, HfmgParams, IfmrParams, default_config, read_config
 from amct_tensorflow.errors import AmctRuntimeError, AmctTypeError, AmctValueError
 
 
@@ -93,6 +93,21 @@ def test_dmq_of_a_layer_without_weights_is_removed(read, logged):
     (line,) = logged
     assert line.startswith("dmq_balancer_param of layer net/pool of config file ")
     assert line.endswith("config.json is removed: AvgPool has no weights to balance")
+
+
+def test_new_statistics_of_batch_norms(read, logged):
+    usual, chosen = {}, {"bn_update_iterations": 999, "bn_moving_average_fraction": 0.9, "bn_dump_dir": "dump"}
+    for given, expected in ((usual, BnUpdateConfig(30, 0.5)), (chosen, BnUpdateConfig(999, 0.9, "dump"))):
+        config = read({"update_bn": True, "bn_update_config": given, "net/conv": {}})
+        assert (config.update_bn, config.bn_update_config) == (True, expected)
+    assert logged == []
+
+
+def test_how_to_update_does_not_count_without_update_bn(read, logged):
+    config = read({"bn_update_config": {"bn_update_iterations": 5}, "net/conv": {}})
+    assert (config.update_bn, config.bn_update_config) == (False, BnUpdateConfig(30, 0.5))
+    [line] = logged
+    assert line.startswith("bn_update_config of ") and line.endswith("has no effect, because update_bn is not true")
 
 
 @pytest.mark.parametrize("offset", [True, False])

@@ -19,6 +19,10 @@ def weight(layer="net/conv", **params):
     return {layer: {"weight_quant_params": params}}
 
 
+def update(**settings) -> dict:
+    return {"update_bn": True, "bn_update_config": settings}
+
+
 def tensor(**item):
     return {"tensor_quantize": [{"layer_name": "net/relu", "input_index": 0, **item}]}
 
@@ -85,13 +89,17 @@ def test_unknown(read, document, message):
         *[({"batch_num": bad}, "batch_num") for bad in (True, 2.0, "2", [1], float("nan"))],
         *[
             ({field: bad}, field)
-            for field in ("activation_offset", "joint_quant", "shift_n", "do_fusion", "bias_correction")
+            for field in ("activation_offset", "joint_quant", "shift_n", "do_fusion", "bias_correction", "update_bn")
             for bad in (1, "true", None)
         ],
         *[({field: bad}, field) for field in ("target", "weight_rounding") for bad in (1, True, None)],
         ({"fakequant_precision_mode": 1}, "fakequant_precision_mode"),
         *[({"skip_fusion_layers": bad}, "skip_fusion_layers") for bad in ("net/conv", [1], {})],
         *[({"tensor_quantize": bad}, "tensor_quantize") for bad in ({}, [1], "x")],
+        ({"bn_update_config": []}, "bn_update_config"),
+        (update(bn_update_iterations=1.0), "bn_update_iterations"),
+        (update(bn_moving_average_fraction="0.5"), "bn_moving_average_fraction"),
+        (update(bn_dump_dir=None), "bn_dump_dir"),
         ({"net/conv": []}, "net/conv"),
         ({"net/conv": None}, "net/conv"),
         (conv(quant_enable=1), "quant_enable"),
@@ -137,6 +145,9 @@ def test_wrong_type(read, document, field):
         *[({"weight_rounding": bad}, "weight_rounding") for bad in ("up", "Nearest", "")],
         *[({"target": bad}, "target") for bad in ("cpu", "ONNXRuntime", "")],
         ({"fakequant_precision_mode": "fp16"}, "fakequant_precision_mode"),
+        *[(update(bn_update_iterations=bad), "bn_update_iterations") for bad in (0, 1000, -1)],
+        *[(update(bn_moving_average_fraction=bad), "bn_moving_average_fraction") for bad in (0, 1, float("nan"))],
+        (update(bn_dump_dir="a\0b"), "bn_dump_dir"),
         *[(conv(dmq_balancer_param=bad), "dmq_balancer_param") for bad in (0.19, 0.81, 1, float("nan"))],
         *[(activation(num_bits=bad), "num_bits") for bad in (0, 2, 7)],
         (activation(act_algo="kl"), "act_algo"),

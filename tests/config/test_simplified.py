@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from amct_tensorflow.config import (
+    BnUpdateConfig,
     HfmgParams,
     LayerConfig,
     LayerTraits,
@@ -185,6 +186,22 @@ def test_dmq_of_all_layers_passes_over_those_without_weights(simplified, logged)
     config = simplified(common("dmq_balancer { }"))
     given = {name: layer.dmq_balancer_param for name, layer in config.layers.items()}
     assert given == {"net/conv": 0.5, "net/pool": None, "net/fc": 0.5, "net/logits": 0.5}
+    assert logged == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("update_bn: true", BnUpdateConfig(30, 0.5)),
+        (
+            "update_bn: true bn_update_config { bn_update_iterations: 5 bn_moving_average_fraction: 0.7 "
+            'bn_dump_dir: "a" }',
+            BnUpdateConfig(5, 0.7, "a"),
+        ),
+    ],
+)
+def test_new_statistics_of_batch_norms(simplified, default, logged, text, expected):
+    assert simplified(text) == replace(default, update_bn=True, bn_update_config=expected)
     assert logged == []
 
 
@@ -404,6 +421,10 @@ FILES = st.tuples(
     maybe(st.sampled_from(["net/conv", "net/fc", "net/dynamic"]).map('skip_fusion_layers: "{}"'.format)),
     maybe(st.sampled_from(["net/pool", "net/fc"]).map('skip_layers: "{}"'.format)),
     maybe(st.just('skip_layer_types: "AvgPool"')),
+    some(update_bn=FLAGS),
+    some(bn_update_iterations=st.integers(1, 999), bn_moving_average_fraction=decimals("0.0001", "0.9999")).map(
+        "bn_update_config {{ {} }}".format
+    ),
     maybe(calibration().map(common)),
     maybe(calibration().map(lambda text: override_type("Conv2D", text))),
     maybe(calibration().map(lambda text: override_type("MatMul", text))),

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from amct_tensorflow.config import HfmgParams, LayerTraits, default_config, read_config, write_config
+from amct_tensorflow.config import BnUpdateConfig, HfmgParams, LayerTraits, default_config, read_config, write_config
 from amct_tensorflow.errors import AmctRuntimeError
 
 CONV = LayerTraits("Conv2D", has_weights=True, channel_wise=True, fusable=True)
@@ -142,6 +142,27 @@ def test_hfmg_and_dmq(tmp_path):
     path = tmp_path / "config.json"
     write_config(path, config)
     assert GOLDEN_DMQ in path.read_text()
+    assert read_config(path, LAYERS, **GRAPH, tensor_reason=no_reason) == config
+
+
+GOLDEN_UPDATE = """\
+    "skip_fusion_layers":[],
+    "update_bn":true,
+    "bn_update_config":{
+        "bn_update_iterations":7,
+        "bn_moving_average_fraction":0.9%s
+    },
+    "net/conv":{
+"""
+
+
+@pytest.mark.parametrize(("folder", "line"), [(None, ""), ("dump", ',\n        "bn_dump_dir":"dump"')])
+def test_new_statistics(tmp_path, folder, line):
+    update = BnUpdateConfig(7, 0.9, folder)
+    config = replace(default_config(LAYERS, **GRAPH), update_bn=True, bn_update_config=update)
+    path = tmp_path / "config.json"
+    write_config(path, config)
+    assert GOLDEN_UPDATE % line in path.read_text()
     assert read_config(path, LAYERS, **GRAPH, tensor_reason=no_reason) == config
 
 

@@ -58,6 +58,7 @@ conv_calibration_config { } fc_calibration_config { }
 tensor_quantize { layer_name: "e" input_index: 0 ifmr_quantize { } }
 tensor_quantize { layer_name: "e" input_index: 1 hfmg_quantize { } }
 weight_rounding: nearest bias_correction: true target: onnxruntime
+update_bn: true bn_update_config { bn_update_iterations: 30 bn_moving_average_fraction: 0.5 bn_dump_dir: "dump" }
 """
 # The numbers that the vendor publishes.
 SIMPLIFIED_NUMBERS = {

@@ -9,25 +9,25 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-_COUNT, _REFERENCE, _OTHER, _PRODUCT, _SQUARES, _ABSOLUTE, _LARGEST = range(7)
+_COUNT, _REFERENCE, _OTHER, _SQUARES, _ABSOLUTE, _LARGEST = range(6)
 
 
 def sums_of(reference: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
-    """Returns what `Difference` needs of two tensors of as many values, float64 [7], in the default graph.
+    """Returns what `Difference` needs of two tensors of as many values, float64 [6], in the default graph.
 
-    A few temporary tensors of their size are needed for it.
+    Only two temporary tensors of their size are needed for it: memory is what it is careful of.
     """
     r, x = (tf.cast(tf.reshape(tensor, [-1]), tf.float32) for tensor in (reference, other))
     apart = x - r
     size = tf.abs(apart)
-    sums = [r * r, x * x, r * x, apart * apart, size]
-    largest = tf.reduce_max(tf.concat([size, [0.0]], 0))
-    values = [tf.size(r, out_type=tf.int64), *map(tf.reduce_sum, sums), largest]
-    return tf.stack([tf.cast(value, tf.float64) for value in values])
+    squares = [tf.cast(tf.nn.l2_loss(values), tf.float64) * 2 for values in (r, x, apart)]
+    largest = tf.maximum(tf.reduce_max(size), 0)  # of no values it is -inf
+    others = [tf.cast(value, tf.float64) for value in (tf.size(r, out_type=tf.int64), tf.reduce_sum(size), largest)]
+    return tf.stack([others[0], *squares, *others[1:]])
 
 
 def add_sums(sums: npt.NDArray[np.float64], more: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Returns the sums over the values of both, [..., 7]."""
+    """Returns the sums over the values of both, [..., 6]."""
     total = sums + more
     total[..., _LARGEST] = np.maximum(sums[..., _LARGEST], more[..., _LARGEST])
     return total
@@ -54,8 +54,7 @@ class Difference:
         """Returns it from the sums of `sums_of`."""
         if sums[_SQUARES] == 0:
             return cls(1.0, math.inf, 0.0, 0.0)
-        norms = float(np.sqrt(sums[_REFERENCE] * sums[_OTHER]))
-        cosine = float(sums[_PRODUCT]) / norms if norms else 0.0
+        cosine = _cosine(sums) if sums[_REFERENCE] and sums[_OTHER] else 0.0
         with np.errstate(divide="ignore"):  # a reference of zeros has -inf dB
             sqnr = float(10 * np.log10(sums[_REFERENCE] / sums[_SQUARES]))
         return cls(cosine, sqnr, float(sums[_LARGEST]), float(sums[_ABSOLUTE] / max(sums[_COUNT], 1)))
@@ -70,4 +69,9 @@ def similarity(sums: npt.NDArray[np.float64]) -> float:
         return 1.0
     if sums[_OTHER] == 0:
         return 0.0
-    return 0.5 + 0.5 * float(sums[_PRODUCT] / np.sqrt(sums[_REFERENCE] * sums[_OTHER]))
+    return 0.5 + 0.5 * _cosine(sums)
+
+
+def _cosine(sums: npt.NDArray[np.float64]) -> float:
+    product = (sums[_REFERENCE] + sums[_OTHER] - sums[_SQUARES]) / 2  # as (x - r)^2 = x^2 + r^2 - 2 x r
+    return float(product / np.sqrt(sums[_REFERENCE] * sums[_OTHER]))

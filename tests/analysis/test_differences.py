@@ -32,7 +32,7 @@ def test_against_numpy(dtype):
     found = Difference.of(sums(*pairs))
     r, x = (np.concatenate([pair[at].reshape(-1) for pair in pairs]).astype(np.float64) for at in (0, 1))
     apart = x - r
-    np.testing.assert_allclose(found.cosine, r @ x / np.sqrt((r @ r) * (x @ x)), rtol=1e-5)
+    np.testing.assert_allclose(found.cosine, r @ x / np.sqrt((r @ r) * (x @ x)), atol=1e-6)
     np.testing.assert_allclose(found.sqnr, 10 * np.log10((r @ r) / (apart @ apart)), rtol=1e-5)
     np.testing.assert_allclose((found.largest, found.mean), (np.abs(apart).max(), np.abs(apart).mean()), rtol=1e-5)
 

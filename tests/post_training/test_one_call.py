@@ -64,6 +64,7 @@ def test_a_configuration_that_was_edited(model, tmp_path):
 
 
 def test_models_and_data_of_keras():
+    tf.keras.utils.set_random_seed(0)
     keras_model = tf.keras.Sequential(
         [tf.keras.Input((8, 8, 3), name="x"), tf.keras.layers.Conv2D(4, 3), tf.keras.layers.Flatten()]
     )

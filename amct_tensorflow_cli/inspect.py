@@ -45,9 +45,11 @@ def run(options: FlagValues) -> None:
 def _print_layers(console: Console, report: ModelReport) -> None:
     if report.kind == "quantized":
         print_int8_layers(console, report)
+    elif report.kind == "exported":
+        return  # what is left of its layers is in float on purpose
     elif console.width < WIDTH_FOR_TABLE:
         _print_lines(console, report.layers)
-    elif report.layers and report.kind != "exported":
+    elif report.layers:
         console.print(_table(report.layers, console.encoding))
 
 
@@ -96,6 +98,8 @@ def _style(reason: str | None) -> str:
 
 
 def _int8(layer: LayerReport) -> str:
+    if layer.quantized:
+        return "is quantized"
     return "yes" if layer.reason is None else f"no: {layer.reason}"
 
 

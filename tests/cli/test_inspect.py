@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_graphs import batch, conv_net, freeze
+from small_graphs import batch, conv_net, freeze, prepare
 
 import amct_tensorflow as amct
 from amct_tensorflow.graph import int8_ops
@@ -61,14 +61,24 @@ def test_an_input_that_is_quantized_alone(cli, tmp_path):
     assert len(re.findall(r"^sum +AddV2 .* an input that is quantized alone", out, re.MULTILINE)) == 2
 
 
-def test_a_model_for_the_int8_ops_of_tensorflow(cli, model, samples):
+def test_a_model_for_the_int8_ops_of_tensorflow(cli, model, monkeypatch):
     amct.quantize(model, batch(size=24), "out/m", target="onnxruntime")
     if not int8_ops.are_there():
         pytest.skip("this TensorFlow has no int8 ops")
     amct.export_tensorflow("out/m_quantized.pb", "out/int8")
     out = cli("inspect", "--model", "out/int8.pb").out
     assert "out/int8.pb is an int8 model for TensorFlow's own int8 ops" in out
-    assert "can be quantized" not in out and "block/conv" not in out
+    assert "can be quantized" not in out and "head/" not in out
+    monkeypatch.setattr("amct_tensorflow_cli.tables._PIPE_WIDTH", 60)
+    assert "head/" not in cli("inspect", "--model", "out/int8.pb").out
+
+
+def test_a_calibration_graph(cli, tmp_path):
+    graph = conv_net()
+    prepare(graph, tmp_path)
+    out = cli("inspect", "--model", freeze(graph, tmp_path / "calibration.pb")).out
+    assert re.search(r"^block/conv/quantized +Conv2D .* is quantized", out, re.MULTILINE)
+    assert "is a calibration graph: start from the float model" in out
 
 
 def test_reasons(cli, tmp_path):

@@ -50,6 +50,7 @@ _MODEL = Option(
     "the model: a frozen .pb or .pbtxt, a SavedModel folder, or a .keras or .h5 file",
     required=True,
 )
+_SAVE_PATH = Option("save_path", "PATH", "folder and prefix of the results", required=True)
 _SIGNATURE = Option("signature", "NAME", "the signature of a SavedModel. Default: serving_default")
 _OUTPUTS = Option(
     "outputs",
@@ -120,7 +121,7 @@ CALIBRATION = Command(
             "model",
             (
                 _MODEL,
-                Option("save_path", "PATH", "folder and prefix of the results", required=True),
+                _SAVE_PATH,
                 _OUTPUTS,
                 _SIGNATURE,
                 Option(
@@ -221,7 +222,7 @@ CONVERT = Command(
             "model",
             (
                 _MODEL,
-                Option("save_path", "PATH", "folder and prefix of the results", required=True),
+                _SAVE_PATH,
                 _OUTPUTS,
                 _SIGNATURE,
                 Option("record_file", "FILE", "scales and offsets for a float model"),

@@ -155,8 +155,9 @@ class _Reference:
         Raises:
             AmctValueError: a float model lacks one, or an int8 model all.
         """
-        found = [layer for layer in layers if self.tensor(layer.origin) is not None]
-        missing = [layer.origin for layer in layers if layer not in found]
+        origins = {layer.origin: self.tensor(layer.origin) is not None for layer in layers}
+        found = [layer for layer in layers if origins[layer.origin]]
+        missing = [origin for origin, is_there in origins.items() if not is_there]
         if missing and (not self._moved or not found):
             raise AmctValueError(
                 f"{second} was not made of {self._where}, which has no '{missing[0]}': pass the model that it was "

@@ -141,9 +141,10 @@ def quantize(
     with progress.status(f"reading {name_of(model)}"):
         loaded = _load(model, outputs, signature)
         feeder = feeder_of(data, loaded)
-    plan = _plan(loaded, config, {"batch_num": batch_num, "target": target})
+    inventory = Inventory.of(loaded.graph)
+    plan = _plan(inventory, config, {"batch_num": batch_num, "target": target})
     feeder.prepare(plan.batch_num)  # too few data are found before anything is written
-    left = left_out(Inventory.of(loaded.graph), plan)
+    left = left_out(inventory, plan)
     with staged(files) as (config_file, staged_record, _):
         write_config(config_file, plan)
         _calibrate(loaded, feeder, plan, config_file, staged_record)
@@ -178,9 +179,8 @@ def _load(model: ModelSource, outputs: Sequence[Any] | None, signature: str | No
     return loaded
 
 
-def _plan(model: Model, path: str | None, given: dict[str, Any]) -> QuantConfig:
+def _plan(inventory: Inventory, path: str | None, given: dict[str, Any]) -> QuantConfig:
     """Returns the configuration; what is given takes precedence over its file."""
-    inventory = Inventory.of(model.graph)
     if path is None:
         config = default_config(inventory.traits, all_ops=inventory.all_ops, reasons=inventory.reasons)
     elif os.path.splitext(path)[1] == ".json":

@@ -47,10 +47,8 @@ class BatchNormStatisticsOp : public ObserverOp {
                 Report(context, book->CompleteBatchNorm(ThreadPoolOf(context)));
                 return;
             case BatchStatus::kEmpty:
-                context->SetStatus(EmptyError(tensor));
-                return;
             case BatchStatus::kOtherChannels:
-                context->SetStatus(OtherChannelsError(tensor));
+                context->SetStatus(ShapeError(status, tensor));
                 return;
             case BatchStatus::kNotFinite:
                 context->SetStatus(absl::InvalidArgumentError(

@@ -204,10 +204,8 @@ class DmqBalanceOp : public ObserverOp {
                 Report(context, book->SetBalance(layer_, factors));
                 return;
             case BatchStatus::kEmpty:
-                context->SetStatus(EmptyError(tensor));
-                return;
             case BatchStatus::kOtherChannels:
-                context->SetStatus(OtherChannelsError(tensor));
+                context->SetStatus(ShapeError(status, tensor));
                 return;
             case BatchStatus::kNotFinite:
                 context->SetStatus(NotFiniteError(tensor));

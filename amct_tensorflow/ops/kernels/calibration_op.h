@@ -98,6 +98,11 @@ inline absl::Status OtherChannelsError(const std::string& tensor) {
         tensor, " has not as many channels as in the batches before: feed batches of one shape"));
 }
 
+// The error of a batch whose status is kEmpty or kOtherChannels.
+inline absl::Status ShapeError(BatchStatus status, const std::string& tensor) {
+    return status == BatchStatus::kEmpty ? EmptyError(tensor) : OtherChannelsError(tensor);
+}
+
 inline absl::Status NotFiniteError(const std::string& tensor) {
     return absl::InvalidArgumentError(
         absl::StrCat(tensor, " has invalid value inf or nan: ", SkipRemedy(tensor)));

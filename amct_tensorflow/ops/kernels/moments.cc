@@ -58,16 +58,15 @@ class InputMomentsOp : public ObserverOp {
                     absl::InvalidArgumentError(absl::StrCat("InputMoments: ", tensor, " has the shape ",
                                                             values.shape().DebugString(),
                                                             ", which does not fit its weights")));
-        switch (
-            book->Moments(layers_[0])->Add(input, window, most_block_, batch_num_, ThreadPoolOf(context))) {
+        const BatchStatus status =
+            book->Moments(layers_[0])->Add(input, window, most_block_, batch_num_, ThreadPoolOf(context));
+        switch (status) {
             case BatchStatus::kCompleted:
                 Report(context, book->SetMoments(layers_, ThreadPoolOf(context)));
                 return;
             case BatchStatus::kEmpty:
-                context->SetStatus(EmptyError(tensor));
-                return;
             case BatchStatus::kOtherChannels:
-                context->SetStatus(OtherChannelsError(tensor));
+                context->SetStatus(ShapeError(status, tensor));
                 return;
             default:
                 return;

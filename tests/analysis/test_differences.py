@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import math
 
 import numpy as np
@@ -62,15 +60,8 @@ def test_nothing_at_all():
     assert Difference.of(sums((empty, empty))) == Difference(1.0, math.inf, 0.0, 0.0)
 
 
-def test_similarity_is_that_of_the_vendor(shared):
-    folder = shared / "golden"
-    if not folder.is_dir():
-        pytest.skip(f"needs the golden vectors in {folder}")
-    spec = importlib.util.spec_from_file_location("golden_inputs", folder / "inputs.py")
-    inputs = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(inputs)
-    for case in json.loads((folder / "sensitivity.json").read_text())["cases"]:
-        [values] = inputs.make({"batches": 1, **case})
+def test_similarity_is_that_of_the_vendor(golden):
+    for case, [values] in golden("sensitivity"):
         noise = np.random.default_rng(case["noise_seed"]).standard_normal(values.shape)
         noisy = (values + case["noise"] * noise).astype(np.float32)
         assert similarity(sums((values, noisy))) == pytest.approx(case["cosine"], abs=2e-6)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import importlib.util
-import json
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import numpy_twin as twin
@@ -13,28 +10,6 @@ import pytest
 
 from amct_tensorflow import ops
 from amct_tensorflow.record import read_batch_norms
-
-
-@functools.cache
-def load_cases(folder: Path, name: str) -> list[dict]:
-    content = json.loads((folder / "golden" / f"{name}.json").read_text())
-    return content["cases"] if isinstance(content, dict) else content  # some have a note beside them
-
-
-@functools.cache
-def load_inputs(folder: Path):
-    spec = importlib.util.spec_from_file_location("golden_inputs", folder / "golden" / "inputs.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def golden(shared):
-    """Returns the cases of one golden file, each with its batches."""
-    if not (shared / "golden").is_dir():
-        pytest.skip(f"needs the golden vectors in {shared}")
-    return lambda name: [(case, load_inputs(shared).make(case)) for case in load_cases(shared, name)]
 
 
 def ifmr_options(case: dict) -> dict:
@@ -102,14 +77,14 @@ def test_hfmg_twin(golden):
         assert_same_factors(case, twin.hfmg(batches, **hfmg_options(case)))
 
 
-def weights_of(shared: Path, case: dict) -> np.ndarray:
+def weights_of(make: Callable[[dict], list[np.ndarray]], case: dict) -> np.ndarray:
     weight_case = {"seed": case["seed"] + 1, "dist": case["weight_dist"], "shape": case["weight_shape"]}
-    return load_inputs(shared).make(weight_case)[0]
+    return make(weight_case)[0]
 
 
-def test_dmq_balance(golden, shared, find_balance_factors):
+def test_dmq_balance(golden, golden_batches, find_balance_factors):
     for case, batches in golden("dmq"):
-        weight_max = np.abs(weights_of(shared, case)).max(axis=(0, 1, 3))
+        weight_max = np.abs(weights_of(golden_batches, case)).max(axis=(0, 1, 3))
         factors = find_balance_factors(batches, weight_max, migration_strength=case["migration_strength"])
         np.testing.assert_allclose(factors, case["tensor_balance_factor"], rtol=1e-5, err_msg=describe(case))
 
@@ -127,9 +102,9 @@ def test_batch_norm_statistics(golden, open_batch_norms, batch_norm_statistics):
             np.testing.assert_allclose(getattr(found, key), expected, rtol=1e-5, atol=1e-6, err_msg=describe(case))
 
 
-def test_dmq_twin(golden, shared):
+def test_dmq_twin(golden, golden_batches):
     for case, batches in golden("dmq"):
-        weight_max = np.abs(weights_of(shared, case)).max(axis=(0, 1, 3))
+        weight_max = np.abs(weights_of(golden_batches, case)).max(axis=(0, 1, 3))
         act_max = np.abs(np.concatenate(batches)).max(axis=(0, 1, 2))
         factors = twin.balance_factors(act_max, weight_max, case["migration_strength"])
         np.testing.assert_allclose(factors, case["tensor_balance_factor"], rtol=1e-5, err_msg=describe(case))

@@ -94,19 +94,23 @@ def test_while_it_runs_the_graph_computes_as_in_training(tmp_path):
     np.testing.assert_allclose(run(graph, shifted(0)), run(net(training=True), shifted(0)), rtol=1e-4, atol=1e-4)
 
 
+def add_batch_norm_in_training(graph: tf.Graph, name: str) -> None:
+    with graph.as_default():
+        y, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=graph.get_tensor_by_name("x:0"),
+            scale=[1.0] * 3,
+            offset=[0.0] * 3,
+            mean=[],
+            variance=[],
+            name=name,
+        )
+        tf.identity(y, name="beside")
+
+
 def test_the_lines_of_the_log(tmp_path, capsys):
     def make():
         graph = net()
-        with graph.as_default():
-            y, *_ = tf.raw_ops.FusedBatchNormV3(
-                x=graph.get_tensor_by_name("x:0"),
-                scale=[1.0] * 3,
-                offset=[0.0] * 3,
-                mean=[],
-                variance=[],
-                name="trained",
-            )
-            tf.identity(y, name="beside")
+        add_batch_norm_in_training(graph, "trained")
         return graph
 
     config, record = gather(tmp_path, make=make)
@@ -283,16 +287,7 @@ def no_fused(kind):
     def make() -> tf.Graph:
         graph = conv_net()
         if kind == "training":
-            with graph.as_default():
-                y, *_ = tf.raw_ops.FusedBatchNormV3(
-                    x=graph.get_tensor_by_name("x:0"),
-                    scale=[1.0] * 3,
-                    offset=[0.0] * 3,
-                    mean=[],
-                    variance=[],
-                    name="bn",
-                )
-                tf.identity(y, name="beside")
+            add_batch_norm_in_training(graph, "bn")
         return graph
 
     return make
